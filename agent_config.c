@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * agent_config - turns the arguments of -z and -Z into a struct config.
+ *
+ * Each of them becomes a struct text: the bytes, and a name for messages. Settings are parsed first, since every pool
+ * gets a copy of them. What -p and -s have to say about ports is settled here, so that cproxy_config.c knows of no
+ * command line.
+ */
+#include "agent_config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { DETAIL_MAX = 1024 };
+
+/* An argument, or the file that it names. */
+struct text {
+    const char *name; /* as messages call it: "-z", "-Z" or the path; not owned */
+    char *bytes;      /* NUL-terminated; owned */
+};
+
+static bool is_path(const char *argument)
+{
+    return argument[0] == '/' || argument[0] == '.';
+}
+
+/* Reads what fd has, up to n bytes. The number of bytes, or -1 with errno. */
+static ssize_t read_all(int fd, char *dst, size_t n)
+{
+    size_t at = 0;
+
+    while (at < n) {
+        ssize_t got = read(fd, dst + at, n - at);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -1;
+        if (got == 0)
+            break;
+        at += (size_t)got;
+    }
+    return (ssize_t)at;
+}
+
+/* The file's text, or NULL with error. */
+static char *read_file(const char *path, char *error, size_t errlen)
+{
+    const size_t room = (size_t)AGENT_CONFIG_FILE_MAX + 1; /* one more, to see that there is more */
+    char *bytes, *text = NULL;
+    ssize_t n;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0) {
+        snprintf(error, errlen, "%s: %s", path, strerror(errno));
+        return NULL;
+    }
+    bytes = util_xmalloc(room);
+    n = read_all(fd, bytes, room);
+    if (n < 0)
+        snprintf(error, errlen, "%s: %s", path, strerror(errno));
+    else if (n > AGENT_CONFIG_FILE_MAX)
+        snprintf(error, errlen, "%s: larger than %d bytes", path, AGENT_CONFIG_FILE_MAX);
+    else if (memchr(bytes, '\0', (size_t)n) != NULL)
+        snprintf(error, errlen, "%s: holds a NUL byte; it is not a text", path);
+    else {
+        bytes[n] = '\0';
+        text = util_xstrdup(bytes);
+    }
+    free(bytes);
+    close(fd);
+    return text;
+}
+
+/* Fills text from an argument of the option called name. */
+static bool load_text(struct text *text, const char *name, const char *argument, char *error, size_t errlen)
+{
+    text->name = is_path(argument) ? argument : name;
+    text->bytes = is_path(argument) ? read_file(argument, error, errlen) : util_xstrdup(argument);
+    return text->bytes != NULL;
+}
+
+/* Whether a text of -z begins with "digits =", after white space and comments. */
+static bool has_lport(const char *p)
+{
+    static const char blanks[] = " \t\n\r\v\f";
+    size_t digits;
+
+    for (p += strspn(p, blanks); *p == '#'; p += strspn(p, blanks))
+        p += strcspn(p, "\n");
+    digits = strspn(p, "0123456789");
+    p += digits;
+    p += strspn(p, blanks);
+    return digits > 0 && *p == '=';
+}
+
+/* A -z of servers only is the pool of the port that -p gives. */
+static void add_lport(struct text *text, uint16_t port)
+{
+    const size_t n = strlen(text->bytes) + sizeof("65535=");
+    char *bytes = util_xmalloc(n);
+
+    snprintf(bytes, n, "%u=%s", (unsigned)port, text->bytes);
+    free(text->bytes);
+    text->bytes = bytes;
+}
+
+static const struct pool *find_pool(const struct config *config, uint16_t port)
+{
+    for (uint32_t i = 0; i < config->num_pools; i++) {
+        if (config->pools[i].port == port)
+            return &config->pools[i];
+    }
+    return NULL;
+}
+
+/* Whether -p and -s go with the pools. */
+static bool check_ports(const struct config *config, const struct agent_config_source *source, char *error,
+                        size_t errlen)
+{
+    if (source->has_port && find_pool(config, source->port) == NULL) {
+        snprintf(error, errlen, "-p %u is not the LPORT of any pool; leave one of the two out", (unsigned)source->port);
+        return false;
+    }
+    if (!source->has_unix_socket && find_pool(config, 0) != NULL) {
+        snprintf(error, errlen, "pool 0: nobody could connect to it; an LPORT of 0 needs a unix socket (-s)");
+        return false;
+    }
+    return true;
+}
+
+static bool load_settings(struct settings *settings, const char *argument, char *error, size_t errlen)
+{
+    char detail[DETAIL_MAX];
+    struct text text;
+    bool ok;
+
+    settings_init(settings);
+    if (argument == NULL)
+        return true;
+    if (!load_text(&text, "-Z", argument, error, errlen))
+        return false;
+    ok = settings_parse(settings, text.bytes, detail, sizeof(detail));
+    if (!ok)
+        snprintf(error, errlen, "%s: %s", text.name, detail);
+    free(text.bytes);
+    return ok;
+}
+
+struct config *agent_config_load(const struct agent_config_source *source, char *error, size_t errlen)
+{
+    char detail[DETAIL_MAX];
+    struct settings settings;
+    struct config *config;
+    struct text text;
+
+    if (!load_settings(&settings, source->settings, error, errlen) ||
+        !load_text(&text, "-z", source->cluster, error, errlen))
+        return NULL;
+    if (source->has_port && !has_lport(text.bytes))
+        add_lport(&text, source->port);
+    config = config_parse(text.bytes, &settings, detail, sizeof(detail));
+    if (config != NULL && !check_ports(config, source, detail, sizeof(detail))) {
+        config_unref(config);
+        config = NULL;
+    }
+    if (config == NULL)
+        snprintf(error, errlen, "%s: %s", text.name, detail);
+    free(text.bytes);
+    return config;
+}

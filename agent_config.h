@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * agent_config - where a configuration comes from.
+ *
+ * -z and -Z are either the text itself or, when they begin with '/' or '.', the path of a file that holds it. (So with
+ * -p, a -z whose first server is a unix socket says "unix:/path".) moxi.c loads one at the start.
+ */
+#ifndef AGENT_CONFIG_H
+#define AGENT_CONFIG_H
+
+#include "cproxy_config.h"
+
+/* What the command line says of it. */
+struct agent_config_source {
+    const char *cluster;  /* -z; not NULL */
+    const char *settings; /* -Z, or NULL: the defaults */
+    bool has_port;        /* -p was given: */
+    uint16_t port;        /* it is the LPORT of a -z that names none; one that does must agree with it */
+    bool has_unix_socket; /* -s was given: an LPORT of 0 makes sense */
+};
+
+/* Files larger than this are refused: no list of servers is that long. */
+enum { AGENT_CONFIG_FILE_MAX = 4 * 1024 * 1024 };
+
+/*
+ * Reads and parses both. Returns a config with one reference, or NULL with an error that begins with where it stands:
+ * "-z: ", "-Z: " or "FILE: line N: ".
+ */
+struct config *agent_config_load(const struct agent_config_source *source, char *error, size_t errlen) MUST_CHECK;
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * codec - what a protocol has to offer: n protocols are n of these, never pairs.
+ *
+ * The functions are pure: bytes in, status out. They know no socket, no configuration and no other protocol, and keep
+ * nothing between calls: a parser that wants more bytes is called again with all of them.
+ */
+#ifndef CODEC_H
+#define CODEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "buf.h"
+#include "request.h"
+#include "util.h"
+
+enum parse_status {
+    PARSE_OK,
+    PARSE_MORE,      /* not all there yet */
+    PARSE_BAD,       /* a request: answer cmd->error and go on behind it; a reply: the connection is of no use now */
+    PARSE_NO_MEMORY, /* for the list of keys */
+};
+
+/* Keys of one command, grown as needed; a worker has one and uses it again and again. The owner frees v. */
+struct key_list {
+    struct rkey *v;
+    uint32_t n;
+    uint32_t size;
+};
+
+/* What parse_request found. Pointers are into the bytes that were parsed. */
+struct command {
+    enum opcode op;
+    bool noreply;
+    bool has_exptime;
+    bool hangup;        /* close the client, after error if there is one */
+    size_t consumed;    /* bytes of the command, without its value */
+    const uint8_t *key; /* the first key, or the argument of stats */
+    size_t key_len;
+    uint32_t num_keys; /* in the key_list when more than one */
+    uint32_t flags;
+    int64_t exptime;
+    uint64_t number;
+    size_t body_len;   /* bytes of value that follow, without tail; on PARSE_BAD too: they are skipped */
+    size_t body_tail;  /* bytes behind the value that belong to it */
+    const char *error; /* PARSE_BAD: the reply, without its line end, static; NULL: none */
+};
+
+/* What parse_reply found: one piece of a reply. */
+struct reply {
+    enum { REPLY_HIT, REPLY_STAT, REPLY_DONE } kind;
+    size_t consumed;    /* HIT: the head only; value and tail follow */
+    const uint8_t *key; /* HIT */
+    size_t key_len;
+    struct hit hit;      /* HIT: all but the key's index */
+    const uint8_t *line; /* STAT: the line without its end */
+    size_t line_len;
+    struct outcome outcome; /* DONE */
+    bool suspicious;        /* DONE: the server may not have taken the value for one; do not use the connection again */
+    const char *why;        /* PARSE_BAD: what is wrong with it, static */
+};
+
+struct codec {
+    const char *name;
+
+    /*
+     * Reads one command from [p, p + n). The first `seen` bytes are known to hold no end of line. keys is emptied and
+     * filled when there is more than one key.
+     */
+    enum parse_status (*parse_request)(const uint8_t *p, size_t n, size_t seen, struct key_list *keys,
+                                       struct command *cmd);
+
+    /* Whether the bytes behind a value are what must stand there. */
+    bool (*check_tail)(const uint8_t *p, size_t n);
+
+    /* Appends the request as this protocol writes it. False when memory ran out: out may then hold a part of it. */
+    bool (*compose_request)(const struct request *r, struct bufpool *bufs, struct spanq *out);
+
+    /* Reads the next piece of the reply to r from [p, p + n), of which the first `seen` bytes hold no end of line. */
+    enum parse_status (*parse_reply)(const struct request *r, const uint8_t *p, size_t n, size_t seen,
+                                     struct reply *reply);
+
+    /* Appends the end of a reply. False when memory ran out: out is then as it was. */
+    bool (*compose_outcome)(const struct request *r, const struct outcome *outcome, struct bufpool *bufs,
+                            struct spanq *out);
+};
+
+/* The text protocol: cproxy_protocol_a.c. */
+extern const struct codec codec_ascii;
+
+#endif

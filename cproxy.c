@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cproxy - the life of a request: admit, route, relay, done: see cproxy.h.
+ *
+ * Here is the common case, a request that one server answers as a whole. Its reply is relayed as it came:
+ *
+ *   hit:   the client's turn? --yes--> its output      --no--> r->held, until it is
+ *   begin, data, end: gathered in r->held, and moved to the output when the value is whole; or, from stream_min on and
+ *          at the client's turn, piece by piece
+ *   done:  what is incomplete is dropped, the last line is written, the next request gets its turn
+ */
+#include "cproxy.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "log.h"
+
+/*
+ * The version that `version` begins with: clients choose features by it. That of a memcached with all text commands
+ * that moxi takes, gat included, and without the meta commands, which came with 1.6.
+ */
+#define MEMCACHED_VERSION "1.5.18"
+
+/* What a pool's values are taken to be like before any has been seen: large, so that the first are asked with care. */
+enum { VALUE_ESTIMATE_START = 512 * 1024 };
+
+/* Pieces of a reply that must wait for their turn are copied up to this size, not to keep the read buffer. */
+enum { HELD_COPY_MAX = 16 * 1024 };
+
+/* --- what is learned, and the windows that follow --- */
+
+void cproxy_learn_value(struct pool_state *ps, size_t bytes)
+{
+    uint32_t now = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
+
+    /* Up fast, down slowly: memory is what is at stake. */
+    if (now > ps->value_estimate)
+        ps->value_estimate += (now - ps->value_estimate + 1) / 2;
+    else
+        ps->value_estimate -= (ps->value_estimate - now) / 8;
+}
+
+uint32_t cproxy_window(const struct pool_state *ps)
+{
+    uint64_t n = ps->settings->client_buffer_max / (ps->value_estimate + 64);
+
+    return n < 1 ? 1 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
+struct outcome cproxy_read_outcome(const struct request *r, const struct outcome *outcome)
+{
+    struct outcome out = *outcome;
+
+    if ((op_flags((enum opcode)r->op) & OPF_VALUES) &&
+        (out.result == RESULT_WRITE_FAILED || out.result == RESULT_CLOSED || out.result == RESULT_TIMEOUT))
+        out.result = RESULT_END;
+    return out;
+}
+
+/* --- relaying one server's reply --- */
+
+static void fail_memory(struct request *r)
+{
+    counter_add(&r->pool->counters.err_oom, 1);
+    client_fail(r->owner, "out of memory");
+}
+
+/* Appends a piece of a reply to q; what has to wait there is copied out of the read buffer while that is cheap. */
+static void append(struct request *r, struct spanq *q, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    struct bufpool *bufs = &r->pool->loop->bufs;
+    bool ok;
+
+    if (q == &r->held && n <= HELD_COPY_MAX)
+        ok = spanq_copy(q, bufs, p, n);
+    else
+        ok = spanq_add(q, bufs, chunk, p, n);
+    if (UNLIKELY(!ok))
+        fail_memory(r);
+}
+
+static void relay_hit(struct request *r, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    (void)hit;
+    r->num_hits++;
+    r->reply_bytes += n;
+    cproxy_learn_value(r->pool, n);
+    append(r, client_output(r), chunk, p, n);
+    client_wrote(r);
+}
+
+static void relay_begin(struct request *r, const struct hit *hit)
+{
+    const struct settings *s = r->pool->settings;
+    size_t bytes = hit->head_len + hit->value_len + hit->tail_len;
+
+    cproxy_learn_value(r->pool, bytes);
+    r->in_value = true;
+    r->may_stream = s->stream_min > 0 && hit->value_len >= s->stream_min;
+    r->held_whole = r->held.bytes;
+    r->reply_bytes += bytes;
+    if (!spanq_copy(&r->held, &r->pool->loop->bufs, hit->head, hit->head_len))
+        fail_memory(r);
+}
+
+static void relay_data(struct request *r, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    if (!spanq_add(&r->held, &r->pool->loop->bufs, chunk, p, n))
+        fail_memory(r);
+    if (r->may_stream && client_is_turn(r)) {
+        if (!r->streaming)
+            counter_add(&r->pool->counters.tot_streamed, 1);
+        r->streaming = true;
+        spanq_concat(client_output(r), &r->held);
+        client_wrote(r);
+    }
+}
+
+static void relay_end(struct request *r)
+{
+    r->num_hits++;
+    r->in_value = false;
+    r->streaming = false;
+    if (client_is_turn(r)) {
+        spanq_concat(client_output(r), &r->held);
+        client_wrote(r);
+    }
+}
+
+static void relay_stat(struct request *r, const uint8_t *p, size_t n)
+{
+    struct spanq *q = client_output(r);
+    struct bufpool *bufs = &r->pool->loop->bufs;
+
+    if (!spanq_copy(q, bufs, p, n) || !spanq_copy(q, bufs, "\r\n", 2))
+        fail_memory(r);
+    client_wrote(r);
+}
+
+static void relay_done(struct request *r, const struct outcome *outcome)
+{
+    struct outcome out = cproxy_read_outcome(r, outcome);
+
+    if (r->in_value) {
+        r->in_value = false;
+        if (r->streaming)
+            client_fail(r->owner, "a server failed in the middle of a value");
+        else
+            spanq_truncate(&r->held, &r->pool->loop->bufs, r->held_whole);
+    }
+    if (r->too_large)
+        out = (struct outcome){.result = RESULT_REFUSED, .message = "SERVER_ERROR object too large for cache"};
+    client_unpin(r);
+    cproxy_release_slot(r->pool);
+    client_finish(r, &out);
+}
+
+static const struct request_ops relay_ops = {
+    .hit = relay_hit,
+    .begin = relay_begin,
+    .data = relay_data,
+    .end = relay_end,
+    .stat = relay_stat,
+    .done = relay_done,
+};
+
+/* --- routing --- */
+
+uint32_t cproxy_route(const struct pool_state *ps, const struct rkey *key)
+{
+    if (ps->pool->num_servers == 1)
+        return 0;
+    return mcs_server_index(ps->pool->mcs, key->p, key->len);
+}
+
+void cproxy_send(struct request *r, uint32_t server)
+{
+    struct downstream *d = r->pool->downstreams[server];
+
+    r->server = server;
+    downstream_enqueue(d, client_pin(r, d), r);
+}
+
+/* --- admission --- */
+
+/* Gives a request to the servers. */
+static void start(struct request *r)
+{
+    struct pool_state *ps = r->pool;
+    uint32_t server;
+
+    ps->num_inflight++;
+    ps->loop->num_inflight++;
+    counter_add(&ps->counters.num_requests, 1);
+    if (op_flags((enum opcode)r->op) & OPF_EVERYONE && ps->pool->num_servers > 1) {
+        broadcast_admit(r);
+        return;
+    }
+    if (r->num_keys > 1) {
+        if (multiget_admit(r, &server))
+            return;
+    } else {
+        server = r->num_keys == 1 ? cproxy_route(ps, &r->keys[0]) : 0;
+    }
+    r->ops = &relay_ops;
+    cproxy_send(r, server);
+}
+
+void cproxy_release_slot(struct pool_state *ps)
+{
+    assert(ps->num_inflight > 0);
+    ps->num_inflight--;
+    ps->loop->num_inflight--;
+    counter_sub(&ps->counters.num_requests, 1);
+    /* Not at once: whoever calls may be in the middle of a connection's queues. */
+    if (ps->waiting.head != NULL)
+        event_active(&ps->wait_timer, EV_TIMEOUT, 0);
+}
+
+static bool slot_is_free(const struct pool_state *ps)
+{
+    uint32_t max = ps->settings->downstream_max;
+
+    return max == 0 || ps->num_inflight < max;
+}
+
+/* A request that nobody waits for any more: a write is still owed to its server. */
+static void start_orphan(struct request *r)
+{
+    struct pool_state *ps = r->pool;
+    unsigned flags = op_flags((enum opcode)r->op);
+
+    r->waiting = false;
+    r->in_conn = false;
+    if ((flags & OPF_KEY) && !(flags & OPF_VALUES))
+        downstream_enqueue(ps->downstreams[cproxy_route(ps, &r->keys[0])], 0, r);
+    else
+        request_release(&ps->loop->requests, &ps->loop->bufs, &r);
+}
+
+static void refuse_waiting(struct request *r)
+{
+    struct outcome outcome = {.result = RESULT_WAITED};
+
+    r->waiting = false;
+    r->in_conn = false;
+    if (r->orphan) {
+        request_release(&r->pool->loop->requests, &r->pool->loop->bufs, &r);
+        return;
+    }
+    counter_add(&r->pool->counters.tot_wait_queue_timeout, 1);
+    r->answered = true;
+    client_finish(r, &outcome);
+}
+
+static void arm_wait_timer(struct pool_state *ps)
+{
+    struct request *head = ps->waiting.head;
+    uint64_t wait = (uint64_t)ps->settings->wait_queue_timeout_ms * 1000;
+    uint64_t now = ps->loop->now_us, at;
+    struct timeval tv;
+
+    if (head == NULL || wait == 0 || ps->wait_timer_armed)
+        return;
+    at = head->start_us + wait;
+    wait = at > now ? at - now : 0;
+    tv.tv_sec = (time_t)(wait / 1000000);
+    tv.tv_usec = (suseconds_t)(wait % 1000000);
+    ps->wait_timer_armed = event_add(&ps->wait_timer, &tv) == 0;
+}
+
+/* A slot has become free, or the first that waits has waited too long. */
+static void on_wait(evutil_socket_t fd, short what, void *arg)
+{
+    struct pool_state *ps = arg;
+    uint64_t wait = (uint64_t)ps->settings->wait_queue_timeout_ms * 1000;
+    struct request *r;
+
+    (void)fd;
+    (void)what;
+    loop_enter(ps->loop);
+    ps->wait_timer_armed = evtimer_pending(&ps->wait_timer, NULL) != 0;
+    while ((r = ps->waiting.head) != NULL && wait > 0 && r->start_us + wait <= ps->loop->now_us)
+        refuse_waiting(request_queue_pop(&ps->waiting));
+    while (ps->waiting.head != NULL && slot_is_free(ps)) {
+        r = request_queue_pop(&ps->waiting);
+        if (r->orphan) {
+            start_orphan(r);
+        } else {
+            r->waiting = false;
+            r->in_conn = false;
+            start(r);
+        }
+    }
+    arm_wait_timer(ps);
+}
+
+static void wait_for_slot(struct request *r)
+{
+    struct pool_state *ps = r->pool;
+
+    counter_add(&ps->counters.tot_downstream_max_reached, 1);
+    r->waiting = true;
+    r->in_conn = true;
+    request_queue_push(&ps->waiting, r);
+    arm_wait_timer(ps);
+}
+
+static void count_seen(struct request *r)
+{
+    struct counters *n = &r->pool->counters;
+    struct command_counters *c = r->noreply ? &n->quiet[r->op] : &n->regular[r->op];
+
+    counter_add(&c->seen, 1);
+    counter_add(&c->read_bytes, r->num_keys == 1 ? r->key.len + request_value_len(r) : r->arg_len);
+    if (r->op == OP_CAS || r->op == OP_GETS || r->op == OP_GATS)
+        counter_add(&c->cas, 1);
+    if (r->num_keys > 1)
+        counter_add(&n->tot_multiget_keys, r->num_keys);
+}
+
+/* Answers what moxi answers itself. False: a server has to. */
+static bool answer_here(struct request *r)
+{
+    struct outcome outcome = {.result = RESULT_OK};
+    struct pool_state *ps = r->pool;
+
+    switch (r->op) {
+    case OP_VERSION:
+        outcome.result = RESULT_VERSION;
+        outcome.message = MEMCACHED_VERSION " moxi " PACKAGE_VERSION;
+        break;
+    case OP_VERBOSITY:
+        log_set_level(LOG_WARNING + (int)(r->exptime > LOG_TRACE ? LOG_TRACE : r->exptime));
+        break;
+    case OP_STATS:
+        if (r->arg_len < 5 || memcmp(r->arg, "proxy", 5) != 0 || (r->arg_len > 5 && r->arg[5] != ' '))
+            return false;
+        outcome = (struct outcome){.text = (const uint8_t *)"", .text_len = 0};
+        if (!ps->hooks->stats_proxy(ps, r->arg + 5, r->arg_len - 5, client_output(r)))
+            outcome = (struct outcome){.result = RESULT_NO_MEMORY};
+        break;
+    default:
+        return false;
+    }
+    client_finish(r, &outcome);
+    return true;
+}
+
+void cproxy_admit(struct request *r)
+{
+    struct pool_state *ps = r->pool;
+
+    count_seen(r);
+    r->start_us = ps->loop->now_us;
+    if (!(op_flags((enum opcode)r->op) & OPF_KEY) && answer_here(r))
+        return;
+    if (ps->settings->downstream_timeout_ms > 0)
+        r->deadline_us = r->start_us + (uint64_t)ps->settings->downstream_timeout_ms * 1000;
+    if (slot_is_free(ps) && ps->waiting.head == NULL)
+        start(r);
+    else
+        wait_for_slot(r);
+}
+
+/* --- a pool in a worker --- */
+
+struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool, const struct cproxy_hooks *hooks,
+                                     uint32_t requests_per_event)
+{
+    struct pool_state *ps = calloc(1, sizeof(*ps));
+
+    if (ps == NULL)
+        return NULL;
+    ps->loop = loop;
+    ps->pool = pool;
+    ps->settings = &pool->settings;
+    ps->hooks = hooks;
+    ps->requests_per_event = requests_per_event;
+    ps->value_estimate = VALUE_ESTIMATE_START;
+    evtimer_assign(&ps->wait_timer, loop->base, on_wait, ps);
+    ps->downstreams = calloc(pool->num_servers, sizeof(*ps->downstreams));
+    if (ps->settings->time_stats)
+        ps->timings = calloc(1, sizeof(*ps->timings));
+    if (ps->downstreams == NULL || (ps->settings->time_stats && ps->timings == NULL)) {
+        pool_state_destroy(ps);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < pool->num_servers; i++) {
+        ps->downstreams[i] = downstream_create(loop, &pool->servers[i], ps->settings, &ps->counters);
+        if (ps->downstreams[i] == NULL) {
+            pool_state_destroy(ps);
+            return NULL;
+        }
+    }
+    return ps;
+}
+
+void pool_state_destroy(struct pool_state *ps)
+{
+    struct request *r;
+
+    clients_destroy(ps);
+    event_del(&ps->wait_timer);
+    while ((r = request_queue_pop(&ps->waiting)) != NULL)
+        refuse_waiting(r);
+    for (uint32_t i = 0; ps->downstreams != NULL && i < ps->pool->num_servers; i++)
+        if (ps->downstreams[i] != NULL)
+            downstream_destroy(ps->downstreams[i]);
+    free(ps->downstreams);
+    free(ps->timings);
+    free(ps);
+}
+
+bool pool_state_idle(const struct pool_state *ps)
+{
+    for (uint32_t i = 0; i < ps->pool->num_servers; i++)
+        if (!downstream_idle(ps->downstreams[i]))
+            return false;
+    return ps->clients == NULL && ps->waiting.head == NULL;
+}

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cproxy - the proxying itself: the life of a request between a client and the servers.
+ *
+ * moxi's users know two words: the *upstream* side is that of the clients, the *downstream* side that of the servers.
+ * In the code a client's connection is a struct client, and a server as a worker sees it a struct downstream.
+ *
+ *   client (cproxy_upstream.c)     cproxy_admit (cproxy.c)
+ *   parses, keeps the order   -->  one key, or one server: relay -----------------> downstream_enqueue
+ *                                  several: cproxy_multiget.c, a part a server ----> downstream_enqueue, each
+ *                                  all servers: cproxy_broadcast.c, a part each ---> downstream_enqueue, each
+ *                                  answered here: version, errors, stats proxy
+ *   client_reply..., client_finish <-- ops of each of these
+ *
+ * A pool_state is a pool of the configuration as one worker runs it; everything here belongs to that worker.
+ */
+#ifndef CPROXY_H
+#define CPROXY_H
+
+#include "conn.h"
+#include "counters.h"
+#include "cproxy_config.h"
+#include "cproxy_downstream.h"
+#include "htgram.h"
+#include "loop.h"
+#include "request.h"
+
+struct client;
+struct pool_state;
+
+/* What the process answers itself; given by the layer above. */
+struct cproxy_hooks {
+    /* `stats proxy …`: appends STAT lines and the end to out. False when memory ran out. */
+    bool (*stats_proxy)(struct pool_state *ps, const uint8_t *arg, size_t len, struct spanq *out);
+    /* A client has gone, and may make room for another. */
+    void (*client_closed)(void);
+};
+
+/* Latencies by command, for `stats proxy timings`; only with time_stats. */
+struct timings {
+    struct htgram ops[OP_COUNT];
+};
+
+struct pool_state {
+    /* immutable */
+    struct loop *loop;
+    const struct pool *pool;
+    const struct settings *settings;
+    const struct cproxy_hooks *hooks;
+    uint32_t requests_per_event;     /* -R */
+    struct downstream **downstreams; /* one a server, in the pool's order */
+
+    /* this worker only */
+    struct client *clients;       /* all of them, linked by next */
+    struct request_queue waiting; /* for downstream_max */
+    struct event wait_timer;      /* on the head of waiting */
+    bool wait_timer_armed;
+    uint32_t num_inflight;   /* requests given to servers, and not answered; a split one counts once */
+    uint32_t value_estimate; /* bytes of a value, about what the last ones had */
+
+    /* written by this worker, read by any */
+    struct counters counters;
+    struct timings *timings; /* NULL without time_stats */
+};
+
+/* A pool for a worker. All that is passed must outlive it. NULL when memory ran out. */
+struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool, const struct cproxy_hooks *hooks,
+                                     uint32_t requests_per_event) MUST_CHECK;
+
+/* Closes its clients and its connections to servers, whatever is still on them. */
+void pool_state_destroy(struct pool_state *ps);
+
+/* Whether nothing is on its way, neither to servers nor to clients. */
+bool pool_state_idle(const struct pool_state *ps);
+
+/* --- cproxy.c --- */
+
+/*
+ * Starts a request that stands at the end of its client's FIFO, its keys and value complete. It ends in client_finish,
+ * which may be called before this returns.
+ */
+void cproxy_admit(struct request *r);
+
+/* Gives a request, or a part, to server number `server` of its pool. */
+void cproxy_send(struct request *r, uint32_t server);
+
+/* Which server of the pool has the key. */
+uint32_t cproxy_route(const struct pool_state *ps, const struct rkey *key);
+
+/* To be called once for each request that cproxy_admit has let through, when its last part has come back. */
+void cproxy_release_slot(struct pool_state *ps);
+
+/* A value of so many bytes has come: a pool learns what size its values have. */
+void cproxy_learn_value(struct pool_state *ps, size_t bytes);
+
+/* How many keys a client may have in flight such that their values fit in client_buffer_max, about; 1 at the least. */
+uint32_t cproxy_window(const struct pool_state *ps);
+
+/* For an outcome of a retrieval: servers that cannot be asked have nothing, so the client gets a miss. */
+struct outcome cproxy_read_outcome(const struct request *r, const struct outcome *outcome);
+
+/* --- cproxy_multiget.c --- */
+
+/*
+ * Takes a retrieval of more than one key: one multiget a server, the values in the order of the keys. Returns false,
+ * having done nothing, when all keys are one server's and few enough to be relayed as they are; *server is then which.
+ */
+bool multiget_admit(struct request *r, uint32_t *server) MUST_CHECK;
+
+/* More of what a multiget has gathered may be written, and asked: it is the first in its client's FIFO. */
+void multiget_continue(struct request *r);
+
+/* Whether every key has been asked for. */
+bool multiget_all_asked(const struct request *r);
+
+/* Frees what a multiget has gathered, once its client has gone: its parts are swallowed. */
+void multiget_abandon(struct request *r);
+
+/* --- cproxy_broadcast.c --- */
+
+/* Takes a request for all servers: flush_all and stats. */
+void broadcast_admit(struct request *r);
+
+/* As multiget_abandon. */
+void broadcast_abandon(struct request *r);
+
+/* --- cproxy_upstream.c --- */
+
+/* Sets up the loop's list of clients. Once a loop. */
+void client_setup_loop(struct loop *loop);
+
+/* Takes over fd, a client of that pool. False when memory ran out; fd is then closed. */
+bool client_create(struct pool_state *ps, int fd) MUST_CHECK;
+
+/* Stops reading a pool's clients; each is closed when what it has asked is answered. */
+void clients_drain(struct pool_state *ps);
+
+/* Closes a pool's clients now. */
+void clients_destroy(struct pool_state *ps);
+
+/*
+ * Where the reply to r is to be appended: the client's output when it is r's turn, else r->held. NULL when the client
+ * has gone.
+ */
+struct spanq *client_output(struct request *r);
+
+/* Whether it is r's turn at its client. */
+bool client_is_turn(const struct request *r);
+
+/* Something was appended to client_output(r). */
+void client_wrote(struct request *r);
+
+/* The client cannot be told what it should be: it is closed at the end of the turn. why goes to the log. */
+void client_fail(struct client *c, const char *why);
+
+/* Appends the end of r's reply and passes on what waited for it. May release r. */
+void client_finish(struct request *r, const struct outcome *outcome);
+
+/*
+ * The connection to d that r is to take: while its client waits for something from d, the one that was asked, so that
+ * its requests stay in order; else the one with the shortest queue. client_unpin says that r is answered.
+ */
+uint32_t client_pin(struct request *r, const struct downstream *d);
+void client_unpin(struct request *r);
+
+/* Bytes that are waiting to be written to r's client. */
+size_t client_unwritten(const struct request *r);
+
+#endif

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cproxy_config - what a user asked for, as data.
+ *
+ * Text (-z: pools and their servers; -Z: settings) becomes a struct config, which never changes afterwards and is
+ * shared by reference count: the main thread and each worker hold one reference. Nothing here opens a socket or
+ * resolves a name.
+ */
+#ifndef CPROXY_CONFIG_H
+#define CPROXY_CONFIG_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "mcs.h"
+#include "util.h"
+
+/*
+ * One field a -Z key. The table in cproxy_config.c has a row for each with name, alias, type, unit, default, range
+ * and help; the parser, -h, the man page and `stats proxy behaviors` read that table.
+ */
+struct settings {
+    /* requests */
+    uint32_t downstream_max;        /* requests a worker has in flight at most; 0: no bound */
+    uint32_t wait_queue_timeout_ms; /* how long a request may wait for downstream_max; 0: for ever */
+    uint32_t downstream_timeout_ms; /* from the request to its reply; 0: for ever */
+    uint32_t downstream_retry;      /* how often a request is sent again where that is safe */
+    uint64_t item_size_max;         /* bytes of a value that a client may send */
+    uint64_t line_max;              /* bytes of a command line (a multiget's keys) */
+    uint64_t client_buffer_max;     /* bytes of replies held for a client before its input is left unread */
+    uint64_t stream_min;            /* bytes of a value from which it is passed on while it arrives; 0: never */
+
+    /* connections to servers */
+    uint32_t downstream_conn_max;    /* connections of a worker to a server */
+    uint32_t downstream_weight;      /* weight of a server that -z gives none */
+    uint32_t downstream_protocol;    /* enum downstream_protocol */
+    uint32_t downstream_queue_max;   /* requests waiting for one connection before more are refused; 0: no bound */
+    uint64_t downstream_queue_bytes; /* bytes of requests waiting to be written to one connection, likewise */
+    uint32_t connect_timeout_ms;
+    uint32_t connect_max_errors;        /* failures to connect within the interval before a server is left alone */
+    uint32_t connect_retry_interval_ms; /* and for how long it is */
+
+    /* routing */
+    uint32_t distribution; /* enum mcs_distribution */
+    uint32_t hash;         /* enum mcs_hash */
+
+    /* the loop */
+    uint32_t pace_us;  /* pause before a poll under load, to gather what arrives meanwhile; 0: none */
+    uint32_t pace_min; /* requests in flight in a worker from which it pauses */
+
+    /* counters */
+    uint32_t time_stats; /* 1: latency histograms for `stats proxy timings` */
+};
+
+enum downstream_protocol { DOWNSTREAM_ASCII };
+
+enum setting_type { SETTING_U32, SETTING_U64, SETTING_BYTES, SETTING_MS, SETTING_US, SETTING_BOOL, SETTING_ENUM };
+
+/* One row of the table of settings, for those who list or print them. */
+struct setting {
+    const char *name;
+    const char *alias; /* a second name that is accepted, or NULL */
+    enum setting_type type;
+    size_t offset; /* of the field in struct settings; its width follows from the type */
+    uint64_t def, min, max;
+    const char *const *choices; /* SETTING_ENUM: the names of 0, 1, …, NULL at the end */
+    const char *help;           /* one line, no full stop */
+};
+
+/* The table, ended by a row whose name is NULL. */
+extern const struct setting settings_table[];
+
+void settings_init(struct settings *s);
+
+/*
+ * Reads "key=value,key=value" (also separated by white space or ';'; '#' comments to the end of line) into s. On false
+ * s is half changed and must be thrown away, and error (of errlen bytes) names the key, its value, and what was
+ * expected.
+ */
+bool settings_parse(struct settings *s, const char *text, char *error, size_t errlen) MUST_CHECK;
+
+/* A setting's value as a number: of bytes, ms, us, or its place among the choices. */
+uint64_t setting_value(const struct setting *row, const struct settings *s);
+
+/* A setting's value as -Z would take it, NUL-terminated in buf of n bytes (32 is enough). Returns buf. */
+const char *setting_format(const struct setting *row, const struct settings *s, char *buf, size_t n);
+
+/* Likewise its default, and what may be given ("0 to 1000 us", "a, b or c"; 160 bytes are enough). */
+const char *setting_default(const struct setting *row, char *buf, size_t n);
+const char *setting_expected(const struct setting *row, char *buf, size_t n);
+
+/* A server of a pool. */
+struct server {
+    char *name;    /* as messages and stats show it: "host:port", "[v6]:port" or "/path" */
+    char *host;    /* name or address without brackets; a path when unix_socket */
+    uint16_t port; /* 0 when unix_socket */
+    bool unix_socket;
+    uint32_t weight;
+};
+
+/* The servers behind one listening port. */
+struct pool {
+    char *name;    /* "default", or the port where there are several pools */
+    uint16_t port; /* where its clients connect */
+    struct server *servers;
+    uint32_t num_servers;
+    struct mcs *mcs; /* owned; NULL when there is one server */
+    struct settings settings;
+    char *text; /* as -z could say it: "LPORT=server:weight,…", for `stats proxy config` */
+};
+
+struct config {
+    atomic_uint refs; /* references held by the main thread and by workers */
+    struct pool *pools;
+    uint32_t num_pools;
+};
+
+/*
+ * Reads -z: "LPORT=host[:port[:weight]],…[;LPORT2=…]". A host is a name, an IPv4 address, an IPv6 address in
+ * brackets, or a unix socket as "/path" or "unix:/path" (with ":weight" or "::weight" after it for a weight). White
+ * space and '#' comments are skipped. Each pool gets a copy of the settings. Returns a config with one reference, or
+ * NULL with error naming the pool, the server and what is wrong with it.
+ */
+struct config *config_parse(const char *text, const struct settings *settings, char *error, size_t errlen) MUST_CHECK;
+
+struct config *config_ref(struct config *config);
+void config_unref(struct config *config);
+
+/* Lists every setting with type, unit, range, default and help, as -h shows them. */
+void settings_print_help(FILE *out);
+
+#endif

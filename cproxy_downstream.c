@@ -1,0 +1,818 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cproxy_downstream - a server as one worker sees it: see cproxy_downstream.h.
+ *
+ * A connection's states, changed by set_state only:
+ *
+ *   DOWN --flush with something unsent--> RESOLVING --address--> CONNECTING --writable--> READY
+ *     ^                                       |                       |                     |
+ *     +---------------------------------------+--- error, timeout ----+---------------------+
+ *
+ * When a connection is lost, what was on it is failed, but for what may be sent again: requests of which not one byte
+ * was written, and reads of whose reply not one byte has come, as often as downstream_retry says. These stay queued in
+ * their order, and the connection is made anew.
+ *
+ * One timer a connection, never touched on the hot path: it is armed for the earliest deadline when it is not armed,
+ * and when it fires looks what is due and arms itself again.
+ */
+#include "cproxy_downstream.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "conn.h"
+#include "log.h"
+#include "resolve.h"
+
+enum {
+    COMPOSE_BYTES = 256 * 1024, /* composed ahead of the socket at the most */
+    REFER_MIN = 16 * 1024,      /* a part of a value from which it is not copied out of the read buffer */
+};
+
+enum dconn_state { DCONN_DOWN, DCONN_RESOLVING, DCONN_CONNECTING, DCONN_READY };
+
+/* A connection to a server. Owned by its downstream, for as long as that lives. */
+struct dconn {
+    struct conn conn; /* open in CONNECTING and READY */
+    struct downstream *d;
+    enum dconn_state state;
+    bool lookup_pending; /* resolve_name will call back */
+
+    /* requests */
+    struct request_queue unsent;
+    struct request_queue sent;
+    size_t unsent_bytes; /* sum of request_weight of unsent */
+    uint64_t composed;   /* bytes composed since it was connected */
+
+    /* the reply that is being read: to sent.head */
+    struct chunk *rest; /* an unfinished line, all `used` bytes of it */
+    struct chunk *fill; /* where a value is being read to; NULL: nowhere yet */
+    size_t body_left;   /* bytes of value and tail that have not arrived */
+    size_t body_tail;   /* how many of them are the tail */
+    uint8_t tail[2];    /* the last bytes of the body that have arrived */
+
+    /* time */
+    struct event timer;
+    uint64_t timer_us;    /* when it fires; 0: not armed */
+    uint64_t connect_us;  /* when connecting has taken too long; 0: never */
+    uint64_t progress_us; /* when the server last gave a sign, or was first asked */
+};
+
+struct downstream {
+    /* immutable */
+    struct loop *loop;
+    const struct server *server;
+    const struct settings *settings;
+    const struct codec *codec;
+    struct counters *counters;
+    struct address address; /* unless is_name */
+    bool is_name;
+
+    /* failures to connect */
+    uint32_t errors; /* since first_error_us */
+    uint64_t first_error_us;
+    uint64_t blocked_us; /* until when it is left alone */
+
+    uint32_t num_conns;
+    struct dconn conns[];
+};
+
+static void on_event(evutil_socket_t fd, short what, void *arg);
+
+const char *downstream_name(const struct downstream *d)
+{
+    return d->server->name;
+}
+
+static uint64_t ms_after(const struct dconn *dc, uint32_t ms)
+{
+    return ms == 0 ? 0 : dc->d->loop->now_us + (uint64_t)ms * 1000;
+}
+
+/* --- the timer --- */
+
+static void arm(struct dconn *dc, uint64_t at_us)
+{
+    uint64_t now = dc->d->loop->now_us;
+    uint64_t wait = at_us > now ? at_us - now : 0;
+    struct timeval tv = {.tv_sec = (time_t)(wait / 1000000), .tv_usec = (suseconds_t)(wait % 1000000)};
+
+    if (at_us == 0 || (dc->timer_us != 0 && dc->timer_us <= at_us))
+        return;
+    if (event_add(&dc->timer, &tv) == 0)
+        dc->timer_us = at_us;
+}
+
+/* The first deadline in a queue of a request that is still waited for; 0: none. */
+static uint64_t first_deadline(const struct request_queue *q)
+{
+    for (const struct request *r = q->head; r != NULL; r = r->next_down)
+        if (!r->answered)
+            return r->deadline_us;
+    return 0;
+}
+
+/* When the server, which owes a reply that came too late already, has given no sign for too long; 0: it does not. */
+static uint64_t stall_us(const struct dconn *dc)
+{
+    uint64_t patience = (uint64_t)dc->d->settings->downstream_timeout_ms * 1000;
+
+    if (patience == 0 || dc->sent.head == NULL || !dc->sent.head->answered)
+        return 0;
+    return dc->progress_us + patience;
+}
+
+static void arm_for_next(struct dconn *dc)
+{
+    arm(dc, dc->connect_us);
+    arm(dc, stall_us(dc));
+    arm(dc, first_deadline(&dc->sent));
+    arm(dc, first_deadline(&dc->unsent));
+}
+
+/* --- requests that end here --- */
+
+/* What takes the place of a reply. */
+static struct outcome outcome_of(const struct dconn *dc, enum result result)
+{
+    return (struct outcome){.result = result, .message = dc->d->server->name};
+}
+
+static void leave(struct dconn *dc, struct request *r, enum result result)
+{
+    struct outcome outcome = outcome_of(dc, result);
+
+    request_left_conn(&dc->d->loop->requests, &dc->d->loop->bufs, r, &outcome);
+}
+
+/* --- connecting and closing --- */
+
+static void set_state(struct dconn *dc, enum dconn_state state)
+{
+    struct counters *n = dc->d->counters;
+
+    if (dc->state == DCONN_READY)
+        counter_sub(&n->num_downstream_conn, 1);
+    if (state == DCONN_READY) {
+        counter_add(&n->num_downstream_conn, 1);
+        counter_add(&n->tot_downstream_conn, 1);
+    }
+    dc->state = state;
+}
+
+static void forget_reply(struct dconn *dc)
+{
+    if (dc->rest != NULL)
+        chunk_unref(dc->rest);
+    if (dc->fill != NULL)
+        chunk_unref(dc->fill);
+    dc->rest = NULL;
+    dc->fill = NULL;
+    dc->body_left = 0;
+}
+
+/* Whether a request that was on a lost connection, of whose bytes `written` had left, may be sent on another. */
+static bool may_retry(const struct dconn *dc, const struct request *r, uint64_t written)
+{
+    if (r->got_reply || r->answered)
+        return false;
+    if (r->sent_at >= written)
+        return true;
+    return (op_flags((enum opcode)r->op) & OPF_READ) && r->tries < dc->d->settings->downstream_retry;
+}
+
+/* Sorts what was on a lost connection into what is failed, at once, and what stays queued. */
+static void sort_lost(struct dconn *dc, uint64_t written, enum result result)
+{
+    struct request_queue lost = dc->sent;
+    struct request_queue later = dc->unsent;
+    struct request *r;
+
+    memset(&dc->sent, 0, sizeof(dc->sent));
+    memset(&dc->unsent, 0, sizeof(dc->unsent));
+    dc->unsent_bytes = 0;
+    while ((r = request_queue_pop(&lost)) != NULL) {
+        if (!may_retry(dc, r, written)) {
+            leave(dc, r, result);
+            continue;
+        }
+        if (r->sent_at < written) {
+            r->tries++;
+            counter_add(&dc->d->counters->tot_retry, 1);
+        }
+        dc->unsent_bytes += request_weight(r);
+        request_queue_push(&dc->unsent, r);
+    }
+    while ((r = request_queue_pop(&later)) != NULL) {
+        dc->unsent_bytes += request_weight(r);
+        request_queue_push(&dc->unsent, r);
+    }
+}
+
+/* The one way by which an established connection ends. why goes to the log. */
+static void close_ready(struct dconn *dc, enum result result, const char *why)
+{
+    struct downstream *d = dc->d;
+    uint64_t written = dc->composed - dc->conn.out.bytes;
+
+    log_info("downstream %s: closed, %s; %u requests on it", d->server->name, why, dc->sent.n);
+    if (dc->sent.head != NULL && (dc->rest != NULL || dc->body_left > 0))
+        dc->sent.head->got_reply = true;
+    forget_reply(dc);
+    conn_close(&dc->conn, d->loop);
+    set_state(dc, DCONN_DOWN);
+    sort_lost(dc, written, result);
+    if (dc->unsent.head != NULL)
+        loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
+}
+
+/* A server that fails to be connected too often is left alone for a while. */
+static void count_error(struct downstream *d)
+{
+    uint64_t interval = (uint64_t)d->settings->connect_retry_interval_ms * 1000;
+    uint64_t now = d->loop->now_us;
+
+    counter_add(&d->counters->tot_downstream_connect_failed, 1);
+    if (d->errors == 0 || now - d->first_error_us > interval) {
+        d->errors = 0;
+        d->first_error_us = now;
+    }
+    if (++d->errors > d->settings->connect_max_errors) {
+        d->blocked_us = now + interval;
+        d->errors = 0;
+        counter_add(&d->counters->tot_downstream_connect_max_reached, 1);
+        log_warning("downstream %s: left alone for %u ms after too many failures to connect", d->server->name,
+                    d->settings->connect_retry_interval_ms);
+    }
+}
+
+static void fail_unsent(struct dconn *dc, enum result result)
+{
+    struct request_queue q = dc->unsent;
+    struct request *r;
+
+    memset(&dc->unsent, 0, sizeof(dc->unsent));
+    dc->unsent_bytes = 0;
+    while ((r = request_queue_pop(&q)) != NULL)
+        leave(dc, r, result);
+}
+
+static void connect_failed(struct dconn *dc, const char *why)
+{
+    log_warning("downstream %s: cannot connect: %s", dc->d->server->name, why);
+    if (dc->state == DCONN_CONNECTING && dc->conn.fd >= 0)
+        conn_close(&dc->conn, dc->d->loop);
+    set_state(dc, DCONN_DOWN);
+    dc->connect_us = 0;
+    count_error(dc->d);
+    fail_unsent(dc, RESULT_WRITE_FAILED);
+}
+
+static void connect_done(struct dconn *dc)
+{
+    struct downstream *d = dc->d;
+
+    dc->connect_us = 0;
+    dc->composed = 0;
+    d->errors = 0;
+    set_state(dc, DCONN_READY);
+    counter_add(&d->counters->tot_downstream_connect, 1);
+    log_info("downstream %s: connected", d->server->name);
+    loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
+}
+
+static void connect_to(struct dconn *dc, const struct address *address)
+{
+    struct downstream *d = dc->d;
+    int fd = conn_socket(address->any.sa_family);
+    bool pending;
+
+    set_state(dc, DCONN_CONNECTING);
+    if (fd < 0) {
+        connect_failed(dc, strerror(errno));
+        return;
+    }
+    pending = connect(fd, &address->any, address->len) != 0;
+    if (pending && errno != EINPROGRESS) {
+        int error = errno;
+
+        close(fd);
+        connect_failed(dc, strerror(error));
+        return;
+    }
+    if (!conn_open(&dc->conn, d->loop->base, fd, pending, on_event, dc)) {
+        close(fd);
+        connect_failed(dc, "the event loop refuses it");
+        return;
+    }
+    if (!pending)
+        connect_done(dc);
+}
+
+static void on_resolved(void *arg, const char *error, const struct address *address)
+{
+    struct dconn *dc = arg;
+
+    loop_enter(dc->d->loop);
+    dc->lookup_pending = false;
+    if (dc->state != DCONN_RESOLVING)
+        return;
+    if (error != NULL)
+        connect_failed(dc, error);
+    else
+        connect_to(dc, address);
+}
+
+static void connect_start(struct dconn *dc)
+{
+    struct downstream *d = dc->d;
+
+    counter_add(&d->counters->tot_downstream_connect_started, 1);
+    dc->connect_us = ms_after(dc, d->settings->connect_timeout_ms);
+    arm(dc, dc->connect_us);
+    if (!d->is_name) {
+        connect_to(dc, &d->address);
+        return;
+    }
+    set_state(dc, DCONN_RESOLVING);
+    if (dc->lookup_pending)
+        return;
+    dc->lookup_pending = resolve_name(d->server->host, d->server->port, &d->loop->work, on_resolved, dc);
+    if (!dc->lookup_pending)
+        connect_failed(dc, "out of memory");
+}
+
+/* --- deadlines --- */
+
+/* Answers for the server what is due in `sent`. The requests stay: their replies are still to come. */
+static void expire_sent(struct dconn *dc)
+{
+    struct outcome outcome = outcome_of(dc, RESULT_TIMEOUT);
+    uint64_t now = dc->d->loop->now_us;
+    struct request *next;
+
+    for (struct request *r = dc->sent.head; r != NULL; r = next) {
+        next = r->next_down;
+        if (r->answered)
+            continue;
+        if (r->deadline_us == 0 || r->deadline_us > now)
+            break;
+        counter_add(&dc->d->counters->tot_downstream_timeout, 1);
+        r->answered = true;
+        r->ops->done(r, &outcome);
+    }
+}
+
+static void expire_unsent(struct dconn *dc)
+{
+    uint64_t now = dc->d->loop->now_us;
+    struct request *r;
+
+    while ((r = dc->unsent.head) != NULL && r->deadline_us != 0 && r->deadline_us <= now) {
+        dc->unsent_bytes -= request_weight(r);
+        request_queue_pop(&dc->unsent);
+        if (!r->answered)
+            counter_add(&dc->d->counters->tot_downstream_timeout, 1);
+        leave(dc, r, RESULT_TIMEOUT);
+    }
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+    struct dconn *dc = arg;
+    struct downstream *d = dc->d;
+    uint64_t now, stall;
+
+    (void)fd;
+    (void)what;
+    loop_enter(d->loop);
+    now = d->loop->now_us;
+    dc->timer_us = 0;
+    if (dc->connect_us != 0 && dc->connect_us <= now) {
+        counter_add(&d->counters->tot_downstream_connect_timeout, 1);
+        connect_failed(dc, "connect_timeout");
+    }
+    expire_unsent(dc);
+    expire_sent(dc);
+    stall = stall_us(dc);
+    if (stall != 0 && stall <= now)
+        close_ready(dc, RESULT_CLOSED, "no progress within downstream_timeout");
+    arm_for_next(dc);
+}
+
+/* --- replies --- */
+
+static bool malformed(struct dconn *dc, const char *why)
+{
+    counter_add(&dc->d->counters->err_downstream_bad_reply, 1);
+    log_warning("downstream %s: malformed reply: %s", dc->d->server->name, why);
+    close_ready(dc, RESULT_CLOSED, "malformed reply");
+    return false;
+}
+
+/* Finds which of the request's keys a value is of: one not yet answered for, for servers answer in order. */
+static bool match_key(struct request *r, struct reply *reply)
+{
+    for (uint32_t i = r->cursor; i != RKEY_END; i = r->keys[i].next) {
+        const struct rkey *key = &r->keys[i];
+
+        if (key->len == reply->key_len && memcmp(key->p, reply->key, key->len) == 0) {
+            reply->hit.key = i;
+            r->cursor = key->next;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The value that was being read is complete. */
+static bool finish_body(struct dconn *dc)
+{
+    struct request *r = dc->sent.head;
+
+    if (dc->fill != NULL)
+        chunk_unref(dc->fill);
+    dc->fill = NULL;
+    if (!dc->d->codec->check_tail(dc->tail, dc->body_tail))
+        return malformed(dc, "a value without CR LF behind it");
+    if (!r->answered)
+        r->ops->end(r);
+    return true;
+}
+
+/* Hands on n bytes of the value being read, at p in chunk. */
+static bool take_body(struct dconn *dc, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    struct request *r = dc->sent.head;
+
+    /* The tail is checked when all of it has come, which may be in two reads. */
+    for (size_t i = dc->body_left > dc->body_tail ? dc->body_left - dc->body_tail : 0; i < n; i++)
+        dc->tail[dc->body_tail - (dc->body_left - i)] = p[i];
+    dc->body_left -= n;
+    if (!r->answered)
+        r->ops->data(r, chunk, p, n);
+    return dc->body_left > 0 || finish_body(dc);
+}
+
+/* Bytes of a value that were read into the loop's buffer: large parts stay there, small ones move to the fill chunk. */
+static bool take_body_read(struct dconn *dc, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    struct request *r = dc->sent.head;
+    struct chunk *fill = dc->fill;
+    uint8_t *to;
+
+    if (n >= REFER_MIN || n == dc->body_left || r->answered || fill != NULL)
+        return take_body(dc, chunk, p, n);
+    dc->fill = fill = chunk_alloc(&dc->d->loop->bufs, dc->body_left < CHUNK_LARGE ? dc->body_left : CHUNK_LARGE);
+    if (fill == NULL)
+        return take_body(dc, chunk, p, n);
+    to = fill->data;
+    memcpy(to, p, n);
+    fill->used = n;
+    return take_body(dc, fill, to, n);
+}
+
+static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chunk, uint8_t *p, size_t n, size_t *took)
+{
+    struct request *r = dc->sent.head;
+    struct hit *hit = &reply->hit;
+    size_t body = hit->value_len + hit->tail_len;
+
+    if (!match_key(r, reply))
+        return malformed(dc, "a value of a key that was not asked for");
+    if (n - reply->consumed >= body) {
+        *took = reply->consumed + body;
+        if (!dc->d->codec->check_tail(p + reply->consumed + hit->value_len, hit->tail_len))
+            return malformed(dc, "a value without CR LF behind it");
+        if (!r->answered)
+            r->ops->hit(r, hit, chunk, p, *took);
+        return true;
+    }
+    *took = reply->consumed;
+    dc->body_left = body;
+    dc->body_tail = hit->tail_len;
+    if (!r->answered)
+        r->ops->begin(r, hit);
+    return true;
+}
+
+static bool handle_done(struct dconn *dc, struct reply *reply)
+{
+    struct request *r = request_queue_pop(&dc->sent);
+    struct loop *loop = dc->d->loop;
+
+    if (UNLIKELY(r->answered))
+        counter_add(&dc->d->counters->tot_downstream_swallowed, 1);
+    request_left_conn(&loop->requests, &loop->bufs, r, &reply->outcome);
+    if (UNLIKELY(reply->suspicious)) {
+        close_ready(dc, RESULT_CLOSED, "the server does not know the command, and took its value for more of them");
+        return false;
+    }
+    return true;
+}
+
+/* Keeps an unfinished line for the next read. */
+static bool keep_rest(struct dconn *dc, const uint8_t *p, size_t n)
+{
+    dc->rest = chunk_alloc(&dc->d->loop->bufs, n);
+    if (dc->rest == NULL) {
+        close_ready(dc, RESULT_NO_MEMORY, "out of memory");
+        return false;
+    }
+    memcpy(dc->rest->data, p, n);
+    dc->rest->used = n;
+    return true;
+}
+
+/* Deals with n bytes of replies; the first `seen` hold no end of line. False: the connection was closed. */
+static bool take_replies(struct dconn *dc, struct chunk *chunk, uint8_t *p, size_t n, size_t seen)
+{
+    struct reply reply;
+    bool open = true;
+
+    while (n > 0 && open) {
+        struct request *r = dc->sent.head;
+        size_t took = 0;
+
+        if (r == NULL)
+            return malformed(dc, "a reply that nobody asked for");
+        r->got_reply = true;
+        if (dc->body_left > 0) {
+            took = n < dc->body_left ? n : dc->body_left;
+            open = take_body_read(dc, chunk, p, took);
+        } else {
+            switch (dc->d->codec->parse_reply(r, p, n, seen, &reply)) {
+            case PARSE_OK:
+                break;
+            case PARSE_MORE:
+                return keep_rest(dc, p, n);
+            default:
+                return malformed(dc, reply.why);
+            }
+            took = reply.consumed;
+            if (reply.kind == REPLY_HIT)
+                open = handle_hit(dc, &reply, chunk, p, n, &took);
+            else if (reply.kind == REPLY_DONE)
+                open = handle_done(dc, &reply);
+            else if (!r->answered)
+                r->ops->stat(r, reply.line, reply.line_len);
+        }
+        p += took;
+        n -= took;
+        seen = 0;
+    }
+    return open;
+}
+
+/* The place for the rest of a value that is being read: n bytes at the return value. NULL: nowhere, use the buffer. */
+static uint8_t *fill_room(struct dconn *dc, size_t *n)
+{
+    struct chunk *fill = dc->fill;
+
+    if (dc->body_left == 0 || dc->sent.head->answered)
+        return NULL;
+    if (fill != NULL && chunk_room(fill) == 0) {
+        chunk_unref(fill);
+        fill = NULL;
+    }
+    if (fill == NULL)
+        fill = chunk_alloc(&dc->d->loop->bufs, dc->body_left < CHUNK_LARGE ? dc->body_left : CHUNK_LARGE);
+    dc->fill = fill;
+    if (fill == NULL)
+        return NULL;
+    *n = chunk_room(fill) < dc->body_left ? chunk_room(fill) : dc->body_left;
+    return fill->data + fill->used;
+}
+
+/* Hands on what a read has put into the fill chunk. */
+static bool take_filled(struct dconn *dc, uint8_t *p, size_t n)
+{
+    dc->fill->used += n;
+    return take_body(dc, dc->fill, p, n);
+}
+
+static void read_replies(struct dconn *dc)
+{
+    struct loop *loop = dc->d->loop;
+    struct iovec iov[2] = {{0}};
+    size_t room, got, filled = 0, kept = 0;
+    uint8_t *buf = loop_read_buffer(loop, &room);
+    enum conn_status status;
+    bool open = true;
+
+    if (buf == NULL) {
+        close_ready(dc, RESULT_NO_MEMORY, "out of memory");
+        return;
+    }
+    if (dc->rest != NULL) {
+        kept = dc->rest->used;
+        memcpy(buf, dc->rest->data, kept);
+    }
+    iov[0].iov_base = fill_room(dc, &iov[0].iov_len);
+    iov[1] = (struct iovec){buf + kept, room - kept};
+    status = iov[0].iov_base != NULL ? conn_read(&dc->conn, iov, 2, &got) : conn_read(&dc->conn, &iov[1], 1, &got);
+    if (status == CONN_AGAIN)
+        return;
+    if (status != CONN_OK) {
+        counter_add(&dc->d->counters->tot_downstream_quit_server, status == CONN_EOF);
+        close_ready(dc, RESULT_CLOSED, status == CONN_EOF ? "by the server" : strerror(errno));
+        return;
+    }
+    dc->progress_us = loop->now_us;
+    if (dc->rest != NULL) {
+        chunk_unref(dc->rest);
+        dc->rest = NULL;
+    }
+    if (iov[0].iov_base != NULL) {
+        filled = got < iov[0].iov_len ? got : iov[0].iov_len;
+        open = take_filled(dc, iov[0].iov_base, filled);
+    }
+    if (open && got > filled)
+        take_replies(dc, loop->read_chunk, buf, kept + got - filled, kept);
+    loop_read_done(loop, kept + got - filled);
+}
+
+/* --- sending --- */
+
+/* Composes the next unsent request. False when memory ran out: that request has failed. */
+static bool compose_next(struct dconn *dc)
+{
+    struct loop *loop = dc->d->loop;
+    struct request *r = request_queue_pop(&dc->unsent);
+    size_t before = dc->conn.out.bytes;
+
+    dc->unsent_bytes -= request_weight(r);
+    if (UNLIKELY(!dc->d->codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
+        spanq_truncate(&dc->conn.out, &loop->bufs, before);
+        leave(dc, r, RESULT_NO_MEMORY);
+        return false;
+    }
+    r->sent_at = dc->composed;
+    dc->composed += dc->conn.out.bytes - before;
+    if (dc->sent.head == NULL)
+        dc->progress_us = loop->now_us;
+    request_queue_push(&dc->sent, r);
+    return true;
+}
+
+static void send_unsent(struct dconn *dc)
+{
+    struct loop *loop = dc->d->loop;
+    enum conn_status status = CONN_OK;
+
+    while (status == CONN_OK && (dc->unsent.head != NULL || dc->conn.out.bytes > 0)) {
+        while (dc->unsent.head != NULL && dc->conn.out.bytes < COMPOSE_BYTES)
+            if (!compose_next(dc))
+                break;
+        status = conn_flush(&dc->conn, loop);
+    }
+    if (status == CONN_FAILED)
+        close_ready(dc, RESULT_CLOSED, strerror(errno));
+}
+
+/* The end of a turn, for a connection that was marked. */
+static void run_turn(struct conn *conn)
+{
+    struct dconn *dc = CONTAINER_OF(conn, struct dconn, conn);
+
+    if (dc->state == DCONN_DOWN && dc->unsent.head != NULL)
+        connect_start(dc);
+    if (dc->state == DCONN_READY && !dc->conn.blocked)
+        send_unsent(dc);
+}
+
+static void on_connected(struct dconn *dc)
+{
+    int error = conn_connect_error(&dc->conn);
+
+    if (error != 0)
+        connect_failed(dc, strerror(error));
+    else if (!conn_connected(&dc->conn))
+        connect_failed(dc, "the event loop refuses it");
+    else
+        connect_done(dc);
+}
+
+static void on_event(evutil_socket_t fd, short what, void *arg)
+{
+    struct dconn *dc = arg;
+
+    (void)fd;
+    loop_enter(dc->d->loop);
+    if (dc->state == DCONN_CONNECTING) {
+        on_connected(dc);
+        return;
+    }
+    if (what & EV_READ)
+        read_replies(dc);
+    if ((what & EV_WRITE) && dc->state == DCONN_READY)
+        send_unsent(dc);
+}
+
+/* --- the public side --- */
+
+void downstream_setup_loop(struct loop *loop)
+{
+    loop->turns[TURN_DOWNSTREAM].run = run_turn;
+}
+
+struct downstream *downstream_create(struct loop *loop, const struct server *server, const struct settings *settings,
+                                     struct counters *counters)
+{
+    uint32_t n = settings->downstream_conn_max;
+    struct downstream *d = calloc(1, sizeof(*d) + n * sizeof(d->conns[0]));
+
+    if (d == NULL)
+        return NULL;
+    d->loop = loop;
+    d->server = server;
+    d->settings = settings;
+    d->codec = &codec_ascii;
+    d->counters = counters;
+    d->is_name = !resolve_numeric(server->host, server->port, &d->address);
+    d->num_conns = n;
+    for (uint32_t i = 0; i < n; i++) {
+        struct dconn *dc = &d->conns[i];
+
+        dc->d = d;
+        dc->conn.fd = -1;
+        event_assign(&dc->timer, loop->base, -1, 0, on_timer, dc);
+    }
+    return d;
+}
+
+void downstream_destroy(struct downstream *d)
+{
+    for (uint32_t i = 0; i < d->num_conns; i++) {
+        struct dconn *dc = &d->conns[i];
+
+        if (dc->conn.fd >= 0)
+            conn_close(&dc->conn, d->loop);
+        set_state(dc, DCONN_DOWN);
+        forget_reply(dc);
+        request_queue_concat(&dc->unsent, &dc->sent);
+        fail_unsent(dc, RESULT_CLOSED);
+        event_del(&dc->timer);
+        loop_unmark(d->loop, TURN_DOWNSTREAM, &dc->conn);
+    }
+    free(d);
+}
+
+bool downstream_idle(const struct downstream *d)
+{
+    for (uint32_t i = 0; i < d->num_conns; i++)
+        if (d->conns[i].sent.n + d->conns[i].unsent.n > 0)
+            return false;
+    return true;
+}
+
+uint32_t downstream_choose(const struct downstream *d)
+{
+    uint32_t best = 0;
+
+    for (uint32_t i = 1; i < d->num_conns; i++) {
+        const struct dconn *a = &d->conns[i], *b = &d->conns[best];
+
+        if (a->sent.n + a->unsent.n < b->sent.n + b->unsent.n)
+            best = i;
+    }
+    return best;
+}
+
+static bool queue_is_full(const struct dconn *dc, const struct request *r)
+{
+    const struct settings *s = dc->d->settings;
+    size_t bytes = dc->unsent_bytes + dc->conn.out.bytes;
+
+    if (s->downstream_queue_max > 0 && dc->sent.n + dc->unsent.n >= s->downstream_queue_max)
+        return true;
+    return s->downstream_queue_bytes > 0 && bytes > 0 && bytes + request_weight(r) > s->downstream_queue_bytes;
+}
+
+void downstream_enqueue(struct downstream *d, uint32_t conn, struct request *r)
+{
+    struct dconn *dc = &d->conns[conn];
+
+    assert(conn < d->num_conns);
+    if (UNLIKELY(d->blocked_us != 0)) {
+        if (d->loop->now_us < d->blocked_us && dc->state == DCONN_DOWN) {
+            leave(dc, r, RESULT_WRITE_FAILED);
+            return;
+        }
+        if (d->loop->now_us >= d->blocked_us)
+            d->blocked_us = 0;
+    }
+    if (UNLIKELY(queue_is_full(dc, r))) {
+        counter_add(&d->counters->tot_downstream_queue_full, 1);
+        leave(dc, r, RESULT_QUEUE_FULL);
+        return;
+    }
+    r->in_conn = true;
+    request_queue_push(&dc->unsent, r);
+    dc->unsent_bytes += request_weight(r);
+    arm(dc, r->deadline_us);
+    loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
+}

@@ -1,0 +1,447 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cproxy_multiget - a retrieval of several keys: one multiget for each server, one reply in the order of the keys.
+ *
+ *   keys     a    b    c    d    e    f          (batch: keys up to next_key have been asked)
+ *   server   0    1    0    2    1    0
+ *   parts    0: a c f      1: b e      2: d      (a request each; its keys linked by index)
+ *   slots    hit  -    hit  miss ...             (filled as the parts are answered)
+ *                 ^ cursor: what is before it has been handed to the client
+ *
+ * As a client may ask for more than it, or moxi, can hold, not all keys are asked at once when the pool's values are
+ * large: as many as fit in client_buffer_max, then the next when these have been written.
+ *
+ * A gat has another limit: memcached closes a connection on which more than 2,048 bytes of a line arrive without its end,
+ * unless it is a get or gets.
+ *
+ * The slots are handed on when all parts of a batch are there, or more than EMIT_BYTES: not in drips, for each would
+ * cost the client a wake-up.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cproxy.h"
+
+enum {
+    EMIT_BYTES = 64 * 1024,
+    GAT_LINE_MAX = 2000,         /* bytes of a gat's line */
+    GATHER_COPY_MAX = 16 * 1024, /* values up to this size are copied out of the read buffer while they wait */
+};
+
+enum slot_state {
+    SLOT_PENDING, /* not asked, or not answered */
+    SLOT_MISS,
+    SLOT_PIECE, /* in gathered */
+    SLOT_QUEUE, /* in a queue of its own */
+};
+
+/* A key's place in the reply. */
+struct slot {
+    union {
+        struct {
+            struct chunk *chunk; /* kept by gathered */
+            uint8_t *p;
+            size_t len;
+        } piece;
+        struct spanq queue;
+    };
+};
+
+/* Hangs on the client's request (parts), and dies with its reply. One chunk holds it and its arrays. */
+struct multiget {
+    struct chunk *chunk;
+    uint32_t next_key; /* the first that was not asked yet */
+    uint32_t cursor;   /* the first that was not handed on yet */
+    uint32_t num_out;  /* parts on their way */
+    bool any_value;
+    enum result error; /* of a part that failed for another reason than that its server is away; NONE: none */
+    struct spanq error_text;
+    struct spanq gathered;  /* small values that wait */
+    size_t waiting_bytes;   /* values that were not handed on */
+    struct slot *slots;     /* one a key */
+    uint8_t *states;        /* enum slot_state, one a key */
+    uint32_t *servers;      /* one a key */
+    struct request **parts; /* one a server: NULL, or on its way */
+    uint32_t *last;         /* one a server: the last key that was added to its part */
+};
+
+static struct loop *loop_of(const struct request *r)
+{
+    return r->pool->loop;
+}
+
+/* --- the parts' replies --- */
+
+static void keep_value(struct request *part, uint32_t key, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    struct multiget *m = part->parent->parts;
+    struct bufpool *bufs = &loop_of(part)->bufs;
+    struct slot *slot = &m->slots[key];
+    bool ok;
+
+    if (n <= GATHER_COPY_MAX) {
+        uint8_t *to = spanq_reserve(&m->gathered, bufs, n, CHUNK_MEDIUM, NULL);
+
+        ok = to != NULL;
+        if (ok) {
+            memcpy(to, p, n);
+            spanq_commit(&m->gathered, n);
+            slot->piece.chunk = m->gathered.tail->chunk;
+            slot->piece.p = to;
+            slot->piece.len = n;
+            m->states[key] = SLOT_PIECE;
+        }
+    } else {
+        spanq_init(&slot->queue);
+        ok = spanq_refer(&slot->queue, bufs, chunk, p, n);
+        if (ok)
+            m->states[key] = SLOT_QUEUE;
+    }
+    if (!ok)
+        m->error = RESULT_NO_MEMORY;
+    m->any_value = true;
+    m->waiting_bytes += n;
+    part->parent->num_hits++;
+    part->parent->reply_bytes += n;
+    cproxy_learn_value(part->pool, n);
+    if (m->waiting_bytes >= EMIT_BYTES)
+        client_wrote(part->parent);
+}
+
+static void part_hit(struct request *part, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    keep_value(part, hit->key, chunk, p, n);
+}
+
+static void part_begin(struct request *part, const struct hit *hit)
+{
+    part->in_value = true;
+    /* The key's index, until the value is whole: a part has no other use for it. */
+    part->flags = hit->key;
+    if (!spanq_copy(&part->held, &loop_of(part)->bufs, hit->head, hit->head_len))
+        ((struct multiget *)part->parent->parts)->error = RESULT_NO_MEMORY;
+}
+
+static void part_data(struct request *part, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    if (!spanq_add(&part->held, &loop_of(part)->bufs, chunk, p, n))
+        ((struct multiget *)part->parent->parts)->error = RESULT_NO_MEMORY;
+}
+
+static void part_end(struct request *part)
+{
+    struct multiget *m = part->parent->parts;
+    struct slot *slot = &m->slots[part->flags];
+    size_t n = part->held.bytes;
+
+    part->in_value = false;
+    spanq_init(&slot->queue);
+    spanq_concat(&slot->queue, &part->held);
+    m->states[part->flags] = SLOT_QUEUE;
+    m->any_value = true;
+    m->waiting_bytes += n;
+    part->parent->num_hits++;
+    part->parent->reply_bytes += n;
+    cproxy_learn_value(part->pool, n);
+    if (m->waiting_bytes >= EMIT_BYTES)
+        client_wrote(part->parent);
+}
+
+static void keep_error(struct request *part, const struct outcome *outcome)
+{
+    struct multiget *m = part->parent->parts;
+    struct outcome out = cproxy_read_outcome(part, outcome);
+
+    if (out.result == RESULT_END || m->error != RESULT_NONE)
+        return;
+    m->error = out.result;
+    if (out.text != NULL && !spanq_copy(&m->error_text, &loop_of(part)->bufs, out.text, out.text_len))
+        m->error = RESULT_NO_MEMORY;
+}
+
+static void part_done(struct request *part, const struct outcome *outcome)
+{
+    struct request *r = part->parent;
+    struct multiget *m = r->parts;
+
+    for (uint32_t i = part->first; i != RKEY_END; i = part->keys[i].next)
+        if (m->states[i] == SLOT_PENDING)
+            m->states[i] = SLOT_MISS;
+    keep_error(part, outcome);
+    m->num_out--;
+    client_unpin(part);
+    request_let_go(&loop_of(r)->requests, &loop_of(r)->bufs, &m->parts[part->server]);
+    if (m->num_out == 0)
+        client_wrote(r);
+}
+
+static const struct request_ops part_ops = {
+    .hit = part_hit,
+    .begin = part_begin,
+    .data = part_data,
+    .end = part_end,
+    .done = part_done,
+};
+
+/* --- asking --- */
+
+static struct multiget *multiget_create(struct request *r)
+{
+    size_t n = r->num_keys, servers = r->pool->pool->num_servers;
+    size_t size = sizeof(struct multiget) + n * (sizeof(struct slot) + sizeof(uint32_t) + 1) +
+                  servers * (sizeof(struct request *) + sizeof(uint32_t));
+    struct chunk *chunk = chunk_alloc(&loop_of(r)->bufs, size);
+    struct multiget *m;
+
+    if (chunk == NULL)
+        return NULL;
+    m = (struct multiget *)chunk->data;
+    memset(m, 0, sizeof(*m));
+    m->chunk = chunk;
+    m->slots = (struct slot *)(m + 1);
+    m->parts = (struct request **)(m->slots + n);
+    m->servers = (uint32_t *)(m->parts + servers);
+    m->last = m->servers + n;
+    m->states = (uint8_t *)(m->last + servers);
+    memset(m->parts, 0, servers * sizeof(*m->parts));
+    memset(m->states, SLOT_PENDING, n);
+    return m;
+}
+
+static void multiget_free(struct request *r)
+{
+    struct multiget *m = r->parts;
+    struct bufpool *bufs = &loop_of(r)->bufs;
+
+    for (uint32_t i = m->cursor; i < m->next_key; i++)
+        if (m->states[i] == SLOT_QUEUE)
+            spanq_clear(&m->slots[i].queue, bufs);
+    spanq_clear(&m->gathered, bufs);
+    spanq_clear(&m->error_text, bufs);
+    r->parts = NULL;
+    chunk_unref(m->chunk);
+}
+
+static struct request *make_part(struct request *r, uint32_t server, uint32_t first)
+{
+    struct request *part = request_alloc(&loop_of(r)->requests);
+
+    if (part == NULL)
+        return NULL;
+    part->ops = &part_ops;
+    part->parent = r;
+    part->pool = r->pool;
+    part->op = r->op;
+    part->exptime = r->exptime;
+    part->keys = r->keys;
+    part->keys_chunk = r->keys_chunk;
+    chunk_ref(part->keys_chunk);
+    part->first = first;
+    part->cursor = first;
+    part->server = server;
+    part->start_us = loop_of(r)->now_us;
+    if (r->pool->settings->downstream_timeout_ms > 0)
+        part->deadline_us = part->start_us + (uint64_t)r->pool->settings->downstream_timeout_ms * 1000;
+    return part;
+}
+
+/* Adds a key to its server's part, which may be its first. */
+static void add_key(struct request *r, uint32_t i)
+{
+    struct multiget *m = r->parts;
+    uint32_t server = m->servers[i];
+    struct request *part = m->parts[server];
+
+    r->keys[i].next = RKEY_END;
+    if (part == NULL) {
+        part = m->parts[server] = make_part(r, server, i);
+        if (part == NULL) {
+            m->error = RESULT_NO_MEMORY;
+            m->states[i] = SLOT_MISS;
+            return;
+        }
+    } else {
+        r->keys[m->last[server]].next = i;
+    }
+    m->last[server] = i;
+    part->num_keys++;
+    part->charge += r->keys[i].len + 1;
+}
+
+static bool is_gat(const struct request *r)
+{
+    return r->op == OP_GAT || r->op == OP_GATS;
+}
+
+/* What a part's line takes besides its keys, at the most: the word and an expiry. */
+enum { GAT_HEAD = 32 };
+
+/* Whether key number i fits into the line of its server's part. */
+static bool fits_line(const struct request *r, uint32_t i)
+{
+    const struct multiget *m = r->parts;
+    const struct request *part = m->parts[m->servers[i]];
+
+    return !is_gat(r) || part == NULL || GAT_HEAD + part->charge + r->keys[i].len + 1 <= GAT_LINE_MAX;
+}
+
+/* Asks for the next keys, as many as the window allows. */
+static void ask(struct request *r)
+{
+    struct multiget *m = r->parts;
+    uint32_t window = cproxy_window(r->pool);
+    uint32_t servers = r->pool->pool->num_servers;
+    uint32_t end = r->num_keys - m->next_key > window ? m->next_key + window : r->num_keys;
+
+    for (; m->next_key < end && fits_line(r, m->next_key); m->next_key++)
+        add_key(r, m->next_key);
+    /* Counted before the first is sent: a part may come back at once. */
+    for (uint32_t s = 0; s < servers; s++)
+        m->num_out += m->parts[s] != NULL;
+    for (uint32_t s = 0; s < servers; s++) {
+        if (m->parts[s] == NULL)
+            continue;
+        counter_add(&r->pool->counters.tot_multiget_parts, 1);
+        cproxy_send(m->parts[s], s);
+    }
+    if (m->num_out == 0)
+        client_wrote(r);
+}
+
+/* Looks up every key's server. Whether they are all the same. */
+static bool route_all(struct request *r, struct multiget *m)
+{
+    bool same = true;
+
+    for (uint32_t i = 0; i < r->num_keys; i++) {
+        m->servers[i] = cproxy_route(r->pool, &r->keys[i]);
+        same = same && m->servers[i] == m->servers[0];
+    }
+    return same;
+}
+
+/* Whether all keys may go in one line to one server. */
+static bool fits_one(const struct request *r)
+{
+    size_t bytes = GAT_HEAD;
+
+    if (r->num_keys > cproxy_window(r->pool))
+        return false;
+    for (uint32_t i = 0; is_gat(r) && i < r->num_keys && bytes <= GAT_LINE_MAX; i++)
+        bytes += r->keys[i].len + 1;
+    return !is_gat(r) || bytes <= GAT_LINE_MAX;
+}
+
+bool multiget_admit(struct request *r, uint32_t *server)
+{
+    bool fits = fits_one(r);
+    struct outcome no_memory = {.result = RESULT_NO_MEMORY};
+    struct multiget *m;
+
+    *server = 0;
+    if (fits && r->pool->pool->num_servers == 1)
+        return false;
+    m = multiget_create(r);
+    if (m == NULL) {
+        cproxy_release_slot(r->pool);
+        client_finish(r, &no_memory);
+        return true;
+    }
+    r->parts = m;
+    if (route_all(r, m) && fits) {
+        *server = m->servers[0];
+        multiget_free(r);
+        return false;
+    }
+    ask(r);
+    return true;
+}
+
+/* --- answering --- */
+
+/* Hands on what there is up to the first key that is still open. False when memory ran out. */
+static bool emit(struct request *r)
+{
+    struct multiget *m = r->parts;
+    struct bufpool *bufs = &loop_of(r)->bufs;
+    struct spanq *out = client_output(r);
+
+    for (; m->cursor < m->next_key; m->cursor++) {
+        struct slot *slot = &m->slots[m->cursor];
+
+        switch ((enum slot_state)m->states[m->cursor]) {
+        case SLOT_PENDING:
+            return true;
+        case SLOT_MISS:
+            break;
+        case SLOT_PIECE:
+            m->waiting_bytes -= slot->piece.len;
+            if (!spanq_add(out, bufs, slot->piece.chunk, slot->piece.p, slot->piece.len))
+                return false;
+            break;
+        case SLOT_QUEUE:
+            m->waiting_bytes -= slot->queue.bytes;
+            spanq_concat(out, &slot->queue);
+            break;
+        }
+    }
+    /* All that was gathered has been handed on: by copy, or by a reference of its own. */
+    spanq_clear(&m->gathered, bufs);
+    return true;
+}
+
+static void finish(struct request *r)
+{
+    struct multiget *m = r->parts;
+    struct outcome outcome = {.result = RESULT_END};
+    struct spanq text = m->error_text;
+
+    spanq_init(&m->error_text);
+    if (!m->any_value && m->error != RESULT_NONE)
+        outcome.result = m->error;
+    multiget_free(r);
+    cproxy_release_slot(r->pool);
+    if (outcome.result == RESULT_ERROR) {
+        spanq_concat(client_output(r), &text);
+        outcome.text = (const uint8_t *)"";
+    }
+    spanq_clear(&text, &loop_of(r)->bufs);
+    client_finish(r, &outcome);
+}
+
+void multiget_continue(struct request *r)
+{
+    struct multiget *m = r->parts;
+
+    if (m->num_out > 0 && m->waiting_bytes < EMIT_BYTES)
+        return;
+    if (!emit(r)) {
+        counter_add(&r->pool->counters.err_oom, 1);
+        client_fail(r->owner, "out of memory");
+        return;
+    }
+    if (m->num_out > 0)
+        return;
+    if (m->next_key == r->num_keys)
+        finish(r);
+    else if (client_unwritten(r) < r->pool->settings->client_buffer_max / 2)
+        ask(r);
+}
+
+bool multiget_all_asked(const struct request *r)
+{
+    const struct multiget *m = r->parts;
+
+    return m->next_key == r->num_keys;
+}
+
+void multiget_abandon(struct request *r)
+{
+    struct multiget *m = r->parts;
+
+    for (uint32_t s = 0; s < r->pool->pool->num_servers; s++)
+        if (m->parts[s] != NULL)
+            request_let_go(&loop_of(r)->requests, &loop_of(r)->bufs, &m->parts[s]);
+    multiget_free(r);
+}

@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fuzz_reply - what a server may send, to the text protocol's parser of replies.
+ *
+ *   input:  the opcode | 2 bytes, where the stream is cut | number of keys | length, key ... | the stream
+ *
+ * The stream is parsed as the replies to one request after the other, all alike, values skipped, as a server's
+ * connection does it: once as one read would bring it and once as two would, cut where the input says. Both must find
+ * the same pieces; each must lie inside the input, take some of it, and be one that the request allows; and the end of
+ * a reply must reach the client as the server wrote it. Each piece is handed over in an allocation of its own size, so
+ * that AddressSanitizer sees a look beyond its end.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "codec.h"
+
+enum {
+    HEAD_BYTES = 4,
+    KEYS_MOST = 4,
+    LINE_LIMIT = 8192, /* from here on a line without an end may be refused, so where it was cut matters */
+};
+
+/* A server's connection: what is between two reads, and the fingerprints of the pieces so far. */
+struct stream {
+    const struct request *request;
+    uint8_t *rest; /* an unfinished line, from malloc; NULL: none */
+    size_t rest_len;
+    size_t body_left; /* bytes of a value that are to be skipped */
+    bool ended;       /* nothing more is looked at */
+    bool cut_line;    /* because a line without an end was too long */
+    uint64_t *found;
+    size_t num_found;
+};
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct bufpool bufs;
+
+static void must(bool ok, const char *what)
+{
+    if (ok)
+        return;
+    fprintf(stderr, "fuzz_reply: not so: %s\n", what);
+    abort();
+}
+
+static void *need(size_t n)
+{
+    void *p = malloc(n);
+
+    must(p != NULL, "there is memory");
+    return p;
+}
+
+/* FNV-1a, 64 bits. */
+static uint64_t mix(uint64_t hash, const void *p, size_t n)
+{
+    const uint8_t *byte = p;
+
+    for (size_t i = 0; i < n; i++)
+        hash = (hash ^ byte[i]) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+static uint64_t mix_bytes(uint64_t hash, const uint8_t *p, size_t n)
+{
+    return mix(mix(hash, &n, sizeof(n)), p, n);
+}
+
+/* Whether [p, p + n) lies inside [begin, begin + len). */
+static bool inside(const uint8_t *p, size_t n, const uint8_t *begin, size_t len)
+{
+    return p >= begin && p <= begin + len && n <= (size_t)(begin + len - p);
+}
+
+static void judge_hit(const struct request *r, const struct reply *reply, const uint8_t *p)
+{
+    const struct hit *hit = &reply->hit;
+
+    must(op_flags((enum opcode)r->op) & OPF_VALUES, "only a retrieval has hits");
+    must(hit->has_cas == (r->op == OP_GETS || r->op == OP_GATS), "the cas unique is there when it was asked for");
+    must(hit->head == p && hit->head_len == reply->consumed, "the head is all that was taken");
+    must(reply->key_len > 0 && inside(reply->key, reply->key_len, p, reply->consumed), "the key lies inside the head");
+    must(memchr(reply->key, ' ', reply->key_len) == NULL, "the key is a word");
+    must(hit->tail_len == 2 && hit->value_len <= SIZE_MAX - 2, "the value has a tail");
+}
+
+static void judge_stat(const struct request *r, const struct reply *reply, const uint8_t *p)
+{
+    must(r->op == OP_STATS, "only stats has such lines");
+    must(reply->line == p && reply->line_len + 2 == reply->consumed, "the line is all that was taken but its end");
+    must(memchr(reply->line, '\n', reply->line_len) == NULL, "the line is one line");
+}
+
+/* Whether a request may end in that. */
+static bool may_end(enum opcode op, enum result result)
+{
+    unsigned flags = op_flags(op);
+
+    switch (result) {
+    case RESULT_ERROR:
+        return true;
+    case RESULT_END:
+        return (flags & OPF_VALUES) || op == OP_STATS;
+    case RESULT_STORED:
+    case RESULT_NOT_STORED:
+    case RESULT_EXISTS:
+        return flags & OPF_STORES;
+    case RESULT_NOT_FOUND:
+        return (flags & (OPF_STORES | OPF_KEY)) && !(flags & OPF_VALUES);
+    case RESULT_DELETED:
+        return op == OP_DELETE;
+    case RESULT_TOUCHED:
+        return op == OP_TOUCH;
+    case RESULT_NUMBER:
+        return op == OP_INCR || op == OP_DECR;
+    case RESULT_OK:
+        return !(flags & OPF_KEY);
+    case RESULT_RESET:
+        return op == OP_STATS;
+    default:
+        return false;
+    }
+}
+
+static void judge_done(const struct request *r, const struct reply *reply, const uint8_t *p)
+{
+    const struct outcome *outcome = &reply->outcome;
+    struct spanq out;
+    uint8_t *bytes;
+
+    must(may_end((enum opcode)r->op, outcome->result), "a reply is one that the request allows");
+    must(outcome->text == p && outcome->text_len == reply->consumed, "the text is all that was taken");
+    must(!reply->suspicious || (op_flags((enum opcode)r->op) & OPF_BODY), "only a value can be taken for commands");
+    spanq_init(&out);
+    must(codec_ascii.compose_outcome(r, outcome, &bufs, &out), "there is memory");
+    must(out.bytes == reply->consumed, "the client gets all of it");
+    bytes = need(out.bytes);
+    spanq_peek_tail(&out, bytes, out.bytes);
+    must(memcmp(bytes, p, out.bytes) == 0, "as it was written");
+    free(bytes);
+    spanq_clear(&out, &bufs);
+}
+
+static uint64_t fingerprint(const struct reply *reply)
+{
+    const struct hit *hit = &reply->hit;
+    uint64_t hash = mix(UINT64_C(0xcbf29ce484222325), &reply->consumed, sizeof(reply->consumed));
+
+    if (reply->kind == REPLY_HIT) {
+        const uint64_t numbers[] = {hit->flags, hit->cas, hit->value_len};
+
+        return mix(mix_bytes(hash, reply->key, reply->key_len), numbers, sizeof(numbers));
+    }
+    if (reply->kind == REPLY_STAT)
+        return mix_bytes(hash, reply->line, reply->line_len);
+    hash = mix(hash, &reply->outcome.result, sizeof(reply->outcome.result));
+    return mix_bytes(hash, reply->outcome.text, reply->outcome.text_len);
+}
+
+static void refuse(struct stream *s, const struct reply *reply, const uint8_t *p, size_t n)
+{
+    must(reply->why != NULL && reply->why[0] != '\0', "a bad reply has a reason");
+    s->ended = true;
+    s->cut_line = memchr(p, '\n', n) == NULL;
+    must(!s->cut_line || n >= LINE_LIMIT, "only a long line is refused before its end");
+    s->found[s->num_found++] = mix(0, reply->why, strlen(reply->why));
+}
+
+/* One piece at p, of n bytes that are there. Returns how many of them it took; 0: it is not whole, or bad. */
+static size_t take_piece(struct stream *s, const uint8_t *p, size_t n, size_t seen)
+{
+    struct reply reply;
+    enum parse_status status;
+
+    memset(&reply, 0xa5, sizeof(reply));
+    reply.why = NULL;
+    status = codec_ascii.parse_reply(s->request, p, n, seen, &reply);
+    must(status != PARSE_NO_MEMORY, "no memory is asked for");
+    if (status == PARSE_BAD) {
+        refuse(s, &reply, p, n);
+        return 0;
+    }
+    if (status == PARSE_MORE) {
+        must(memchr(p, '\n', n) == NULL && n < LINE_LIMIT, "a line with an end, or a long one, is not waited for");
+        return 0;
+    }
+    must(reply.consumed > 0 && reply.consumed <= n, "a piece is not longer than its bytes");
+    must(memchr(p, '\n', reply.consumed) == p + reply.consumed - 1, "a piece is one line");
+    if (reply.kind == REPLY_HIT) {
+        judge_hit(s->request, &reply, p);
+        s->body_left = reply.hit.value_len + reply.hit.tail_len;
+    } else if (reply.kind == REPLY_STAT) {
+        judge_stat(s->request, &reply, p);
+    } else {
+        must(reply.kind == REPLY_DONE, "a piece is one of three");
+        judge_done(s->request, &reply, p);
+    }
+    s->found[s->num_found++] = fingerprint(&reply);
+    return reply.consumed;
+}
+
+/* The next n bytes of the stream. */
+static void feed(struct stream *s, const uint8_t *data, size_t n)
+{
+    size_t seen = s->rest_len, pos = 0, len = seen + n;
+    uint8_t *p = need(len);
+
+    if (seen > 0)
+        memcpy(p, s->rest, seen);
+    if (n > 0)
+        memcpy(p + seen, data, n);
+    free(s->rest);
+    s->rest = NULL;
+    s->rest_len = 0;
+    while (pos < len && !s->ended) {
+        size_t left = len - pos, took;
+
+        if (s->body_left > 0) {
+            took = left < s->body_left ? left : s->body_left;
+            s->body_left -= took;
+        } else {
+            took = take_piece(s, p + pos, left, seen);
+            if (took == 0)
+                break;
+        }
+        pos += took;
+        seen = 0;
+    }
+    if (pos < len && !s->ended) {
+        s->rest_len = len - pos;
+        s->rest = need(s->rest_len);
+        memcpy(s->rest, p + pos, s->rest_len);
+    }
+    free(p);
+}
+
+/* A stream of n bytes has no more pieces than bytes. */
+static void begin(struct stream *s, const struct request *r, size_t n)
+{
+    memset(s, 0, sizeof(*s));
+    s->request = r;
+    s->found = need((n + 1) * sizeof(*s->found));
+}
+
+static void end(struct stream *s)
+{
+    free(s->rest);
+    free(s->found);
+}
+
+static void compare(const struct stream *whole, const struct stream *cut)
+{
+    size_t same = cut->num_found;
+
+    /* A line that is too long is refused only if its end had not come yet. */
+    if (cut->cut_line && !whole->cut_line)
+        same--;
+    else
+        must(whole->num_found == cut->num_found && whole->rest_len == cut->rest_len && whole->ended == cut->ended &&
+                 whole->body_left == cut->body_left,
+             "a cut makes no difference to where it ends");
+    must(same <= whole->num_found && memcmp(whole->found, cut->found, same * sizeof(*cut->found)) == 0,
+         "a cut makes no difference to the pieces");
+}
+
+/* Takes the keys that the request is of from the input. Returns what is left of it. */
+static const uint8_t *set_keys(struct request *r, struct rkey *keys, unsigned count, const uint8_t *p, size_t *n)
+{
+    r->keys = keys;
+    while (r->num_keys<count && * n> 0) {
+        size_t len = p[0] % (KEY_MAX + 1u);
+
+        if (len == 0 || len >= *n)
+            break;
+        keys[r->num_keys] = (struct rkey){.p = p + 1, .len = (uint32_t)len, .next = r->num_keys + 1};
+        r->num_keys++;
+        p += len + 1;
+        *n -= len + 1;
+    }
+    if (r->num_keys > 0)
+        keys[r->num_keys - 1].next = RKEY_END;
+    return p;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct rkey keys[KEYS_MOST];
+    struct request r;
+    struct stream whole, cut;
+    size_t at, n;
+
+    if (size < HEAD_BYTES)
+        return 0;
+    memset(&r, 0, offsetof(struct request, inl));
+    r.op = data[0] % OP_REFUSED;
+    n = size - HEAD_BYTES;
+    at = (size_t)data[1] << 8 | data[2];
+    data = set_keys(&r, keys, data[3] % (KEYS_MOST + 1u), data + HEAD_BYTES, &n);
+    at %= n + 1;
+    begin(&whole, &r, n);
+    feed(&whole, data, n);
+    begin(&cut, &r, n);
+    feed(&cut, data, at);
+    feed(&cut, data + at, n - at);
+    compare(&whole, &cut);
+    end(&whole);
+    end(&cut);
+    must(bufs.chunk_bytes == 0, "every chunk has come back");
+    return 0;
+}

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fuzz_request - what a client may send, to the text protocol's parser of requests.
+ *
+ *   input:  2 bytes, where the stream is cut | the stream
+ *
+ * The stream is parsed command after command, values skipped, as a client's connection does it: once as one read would
+ * bring it and once as two would, cut where the first bytes say. Both must find the same commands; what is found must
+ * lie inside the input; and a command that is good must come out the same when it is composed and parsed again. Each
+ * piece is handed over in an allocation of its own size, so that AddressSanitizer sees a look beyond its end.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "codec.h"
+
+enum {
+    CUT_BYTES = 2,
+    LINE_LIMIT = 2048, /* from here on a line without an end may be refused, so where it was cut matters */
+};
+
+/* A client's connection: what is between two reads, and the fingerprints of the commands so far. */
+struct stream {
+    uint8_t *rest; /* an unfinished line, from malloc; NULL: none */
+    size_t rest_len;
+    size_t body_left; /* bytes of a value that are to be skipped */
+    bool ended;       /* nothing more is looked at */
+    bool cut_line;    /* because a line without an end was too long */
+    uint64_t *found;
+    size_t num_found;
+};
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct key_list keys;
+static struct bufpool bufs;
+
+static void must(bool ok, const char *what)
+{
+    if (ok)
+        return;
+    fprintf(stderr, "fuzz_request: not so: %s\n", what);
+    abort();
+}
+
+static void *need(size_t n)
+{
+    void *p = malloc(n);
+
+    must(p != NULL, "there is memory");
+    return p;
+}
+
+/* A copy of n bytes in an allocation of just that size. */
+static uint8_t *copy_of(const uint8_t *p, size_t n)
+{
+    uint8_t *copy = need(n);
+
+    if (n > 0)
+        memcpy(copy, p, n);
+    return copy;
+}
+
+/* FNV-1a, 64 bits. */
+static uint64_t mix(uint64_t hash, const void *p, size_t n)
+{
+    const uint8_t *byte = p;
+
+    for (size_t i = 0; i < n; i++)
+        hash = (hash ^ byte[i]) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+static uint64_t mix_number(uint64_t hash, uint64_t v)
+{
+    return mix(hash, &v, sizeof(v));
+}
+
+/* All that a command says, but for its noreply. */
+static uint64_t fingerprint(const struct command *cmd)
+{
+    const uint64_t numbers[] = {cmd->op,       cmd->has_exptime,       cmd->hangup, cmd->num_keys, cmd->flags,
+                                cmd->body_len, (uint64_t)cmd->exptime, cmd->number, cmd->body_tail};
+    uint64_t hash = mix(UINT64_C(0xcbf29ce484222325), numbers, sizeof(numbers));
+
+    if (cmd->num_keys <= 1) {
+        hash = mix_number(hash, cmd->key_len);
+        return mix(hash, cmd->key, cmd->key_len);
+    }
+    for (uint32_t i = 0; i < cmd->num_keys; i++) {
+        hash = mix_number(hash, keys.v[i].len);
+        hash = mix(hash, keys.v[i].p, keys.v[i].len);
+    }
+    return hash;
+}
+
+static void judge_key(const uint8_t *p, size_t len, const uint8_t *begin, const uint8_t *end)
+{
+    must(p > begin && len > 0 && len <= KEY_MAX && p < end && (size_t)(end - p) > len, "a key lies inside its line");
+    must(memchr(p, ' ', len) == NULL && memchr(p, '\0', len) == NULL && memchr(p, '\n', len) == NULL,
+         "a key has no byte that ends it");
+}
+
+/* A command that was found good in [p, p + n). */
+static void judge_good(const struct command *cmd, const uint8_t *p)
+{
+    const uint8_t *end = p + cmd->consumed;
+    unsigned flags = op_flags(cmd->op);
+
+    must(cmd->op < OP_REFUSED && cmd->error == NULL && !cmd->hangup, "a good command has no error");
+    must(memchr(p, '\n', cmd->consumed) == end - 1, "it is one line");
+    must(!!(flags & OPF_KEY) == (cmd->num_keys > 0), "it has keys when it should");
+    must((flags & OPF_VALUES) || cmd->num_keys <= 1, "only retrievals have many");
+    must(cmd->body_tail == ((flags & OPF_BODY) ? 2 : 0) && cmd->body_len <= INT32_MAX - 2,
+         "it has a value if it should");
+    must(!cmd->noreply || !(flags & OPF_VALUES), "retrievals are answered");
+    if (cmd->num_keys == 0)
+        must(cmd->key_len == 0 || (cmd->op == OP_STATS && cmd->key > p && cmd->key + cmd->key_len < end),
+             "the argument of stats lies inside its line");
+    else
+        judge_key(cmd->key, cmd->key_len, p, end);
+    if (cmd->num_keys < 2)
+        return;
+    must(keys.n == cmd->num_keys && keys.v[0].p == cmd->key && keys.v[0].len == cmd->key_len,
+         "the list is of its keys");
+    for (uint32_t i = 0; i < keys.n; i++) {
+        judge_key(keys.v[i].p, keys.v[i].len, p, end);
+        must(i == 0 || keys.v[i - 1].p + keys.v[i - 1].len < keys.v[i].p, "keys are in order");
+        must(keys.v[i].next == (i + 1 < keys.n ? i + 1 : RKEY_END), "and linked");
+    }
+}
+
+/* One that was refused. */
+static void judge_bad(const struct command *cmd)
+{
+    must(cmd->op == OP_REFUSED, "a bad command is none of the others");
+    must(cmd->error != NULL || cmd->hangup, "it is answered, or the client is closed");
+    must(cmd->error == NULL || (cmd->error[0] != '\0' && strpbrk(cmd->error, "\r\n") == NULL),
+         "the answer is one line");
+    must(cmd->body_tail == 2 || (cmd->body_tail == 0 && cmd->body_len == 0), "its value has a tail");
+    must(cmd->body_len <= INT32_MAX - 2, "its value is not longer than a value can be");
+}
+
+/* The request that a command asks for, as far as composing looks at it; value: as much of it as there is. */
+static void set_request(struct request *r, const struct command *cmd, const uint8_t *value, size_t value_len)
+{
+    memset(r, 0, offsetof(struct request, inl));
+    r->op = (uint8_t)cmd->op;
+    r->flags = cmd->flags;
+    r->exptime = cmd->exptime;
+    r->has_exptime = cmd->has_exptime;
+    r->number = cmd->number;
+    if (cmd->num_keys == 1) {
+        request_set_key(r, cmd->key, cmd->key_len);
+    } else if (cmd->num_keys > 1) {
+        r->keys = keys.v;
+        r->num_keys = keys.n;
+    } else {
+        r->arg = cmd->key;
+        r->arg_len = cmd->key_len;
+    }
+    if (value_len <= sizeof(r->inl) - r->inl_used) {
+        memcpy(r->inl + r->inl_used, value, value_len);
+        r->inl_used += value_len;
+        r->inl_value_len = value_len;
+    } else {
+        must(spanq_copy(&r->value, &bufs, value, value_len), "there is memory");
+    }
+}
+
+/* Composes a good command, of whose value `left` bytes are there, and parses what comes of it. */
+static void go_round(const struct command *cmd, const uint8_t *value, size_t left)
+{
+    size_t value_len = left < cmd->body_len ? left : cmd->body_len;
+    struct command expected = *cmd, again;
+    struct request r;
+    struct spanq out;
+    uint8_t *bytes;
+    uint64_t before;
+    size_t n;
+
+    expected.body_len = value_len;
+    before = fingerprint(&expected);
+    set_request(&r, cmd, value, value_len);
+    spanq_init(&out);
+    must(codec_ascii.compose_request(&r, &bufs, &out), "there is memory");
+    n = out.bytes;
+    bytes = need(n);
+    spanq_peek_tail(&out, bytes, n);
+    must(codec_ascii.parse_request(bytes, n, 0, &keys, &again) == PARSE_OK, "what was composed is good");
+    must(!again.noreply && fingerprint(&again) == before, "and the same command");
+    must(again.consumed + value_len + again.body_tail == n, "and nothing else");
+    must(value_len == 0 || memcmp(bytes + again.consumed, value, value_len) == 0, "with the same value");
+    must(again.body_tail == 0 || codec_ascii.check_tail(bytes + n - 2, 2), "and its tail");
+    free(bytes);
+    spanq_clear(&out, &bufs);
+    spanq_clear(&r.value, &bufs);
+}
+
+static void record(struct stream *s, const struct command *cmd)
+{
+    uint64_t hash = mix_number(fingerprint(cmd), cmd->noreply);
+
+    s->found[s->num_found++] = cmd->error == NULL ? hash : mix(hash, cmd->error, strlen(cmd->error));
+}
+
+/* One command at p, of n bytes that are there. Returns how many of them it took; 0: it is not whole. */
+static size_t take_command(struct stream *s, const uint8_t *p, size_t n, size_t seen)
+{
+    struct command cmd;
+    enum parse_status status = codec_ascii.parse_request(p, n, seen, &keys, &cmd);
+
+    must(status != PARSE_NO_MEMORY, "there is memory");
+    if (status == PARSE_MORE) {
+        must(memchr(p, '\n', n) == NULL, "a line with an end is a command");
+        return 0;
+    }
+    must(cmd.consumed > 0 && cmd.consumed <= n, "a command is not longer than its bytes");
+    record(s, &cmd);
+    s->body_left = cmd.body_len + cmd.body_tail;
+    s->ended = cmd.hangup || cmd.op == OP_QUIT;
+    if (status == PARSE_OK) {
+        judge_good(&cmd, p);
+        /* The level of verbosity is moxi's own: it is never composed. */
+        if (cmd.op != OP_VERBOSITY)
+            go_round(&cmd, p + cmd.consumed, n - cmd.consumed);
+        return cmd.consumed;
+    }
+    judge_bad(&cmd);
+    s->cut_line = memchr(p, '\n', n) == NULL;
+    must(!s->cut_line || (cmd.hangup && n > LINE_LIMIT), "only a long line is refused before its end");
+    return cmd.consumed;
+}
+
+/* The next n bytes of the stream. */
+static void feed(struct stream *s, const uint8_t *data, size_t n)
+{
+    size_t seen = s->rest_len, pos = 0, len = seen + n;
+    uint8_t *p = need(len);
+
+    if (seen > 0)
+        memcpy(p, s->rest, seen);
+    if (n > 0)
+        memcpy(p + seen, data, n);
+    free(s->rest);
+    s->rest = NULL;
+    s->rest_len = 0;
+    while (pos < len && !s->ended) {
+        size_t left = len - pos, took;
+
+        if (s->body_left > 0) {
+            took = left < s->body_left ? left : s->body_left;
+            s->body_left -= took;
+        } else {
+            took = take_command(s, p + pos, left, seen);
+            if (took == 0) {
+                s->rest = copy_of(p + pos, left);
+                s->rest_len = left;
+                break;
+            }
+        }
+        pos += took;
+        seen = 0;
+    }
+    free(p);
+}
+
+/* A stream of n bytes has no more commands than bytes, and one more when a cut makes one. */
+static void begin(struct stream *s, size_t n)
+{
+    memset(s, 0, sizeof(*s));
+    s->found = need((n + 1) * sizeof(*s->found));
+}
+
+static void end(struct stream *s)
+{
+    free(s->rest);
+    free(s->found);
+}
+
+static void compare(const struct stream *whole, const struct stream *cut)
+{
+    size_t same = cut->num_found;
+
+    /* A line that is too long is refused only if its end had not come yet. */
+    if (cut->cut_line && !whole->cut_line)
+        same--;
+    else
+        must(whole->num_found == cut->num_found && whole->rest_len == cut->rest_len && whole->ended == cut->ended &&
+                 whole->body_left == cut->body_left,
+             "a cut makes no difference to where it ends");
+    must(same <= whole->num_found && memcmp(whole->found, cut->found, same * sizeof(*cut->found)) == 0,
+         "a cut makes no difference to the commands");
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct stream whole, cut;
+    size_t at, n;
+
+    if (size < CUT_BYTES)
+        return 0;
+    n = size - CUT_BYTES;
+    at = ((size_t)data[0] << 8 | data[1]) % (n + 1);
+    data += CUT_BYTES;
+    begin(&whole, n);
+    feed(&whole, data, n);
+    begin(&cut, n);
+    feed(&cut, data, at);
+    feed(&cut, data + at, n - at);
+    compare(&whole, &cut);
+    end(&whole);
+    end(&cut);
+    must(bufs.chunk_bytes == 0, "every chunk has come back");
+    return 0;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * listener - the sockets that clients connect to, and the limit of -c.
+ *
+ * The main thread accepts and hands each client to the next worker in turn. As memcached does, it stops accepting
+ * when there are as many clients as allowed, or the system has no more file descriptors: who comes then waits in the
+ * backlog. It accepts again when a client has gone, or after a short time.
+ */
+#ifndef LISTENER_H
+#define LISTENER_H
+
+#include <event2/event.h>
+
+#include "cproxy_config.h"
+#include "options.h"
+#include "worker.h"
+
+/*
+ * Opens the sockets that the options and the configuration ask for. False with an error that names the address and
+ * what is wrong with it. Once a process.
+ */
+bool listener_open(const struct options *options, const struct config *config, char *error, size_t errlen) MUST_CHECK;
+
+/* Starts accepting in base's loop, for these workers. False when libevent refuses. */
+bool listener_start(struct event_base *base, struct worker **workers, uint32_t num_workers) MUST_CHECK;
+
+/* Stops accepting for good and closes the sockets; a unix socket's file is removed. */
+void listener_close(void);
+
+/* Frees what is left, when no worker is running any more. */
+void listener_teardown(void);
+
+/* A client has gone. Any thread. */
+void listener_client_closed(void);
+
+/* For `stats proxy`. Any thread. */
+struct listener_stats {
+    uint32_t curr_connections;
+    uint32_t max_connections;
+    uint64_t total_connections;
+    uint64_t listen_disabled_num; /* times that accepting was stopped */
+    bool accepting;
+};
+
+struct listener_stats listener_stats(void);
+
+#endif

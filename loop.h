@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * loop - what a worker's event loop offers to the layers that run in it.
+ *
+ * A turn of the loop reads everything, then writes everything:
+ *
+ *   pause under load | event_base_loop(EVLOOP_ONCE): every readable connection is read once, its requests are routed,
+ *   its replies handed on; nothing is written | resumed clients | each dirty downstream is written once |
+ *   each dirty client is written once | what died in the turn is freed
+ *
+ * so n requests that arrive together cost each server one write and one read. worker.c runs it; this header is what
+ * the layers below share. All of it belongs to one thread.
+ */
+#ifndef LOOP_H
+#define LOOP_H
+
+#include <event2/event.h>
+
+#include "buf.h"
+#include "codec.h"
+#include "request.h"
+#include "work.h"
+
+struct conn;
+
+/* The lists of a turn, in the order in which they are run. */
+enum turn_list {
+    TURN_DOWNSTREAM, /* connections to servers with something to send */
+    TURN_CLIENT,     /* connections of clients with something to send, or to be read again, or to be closed */
+    TURN_LISTS,
+};
+
+struct turn {
+    struct conn *head;
+    struct conn *tail;
+    void (*run)(struct conn *conn); /* may put the conn, or others, on the list again */
+};
+
+struct loop {
+    struct event_base *base;
+    struct work_queue work;
+    uint64_t now_us;   /* CLOCK_MONOTONIC when the turn's first event was handled */
+    bool now_is_fresh; /* now_us is this turn's */
+    struct turn turns[TURN_LISTS];
+
+    struct bufpool bufs;
+    struct request_pool requests;
+    struct key_list keys; /* for parsing */
+
+    /* Input is read here first; what refers to it keeps the chunk, and the next read goes behind it, or elsewhere. */
+    struct chunk *read_chunk;
+    size_t read_pos;
+
+    uint32_t num_inflight; /* requests given to servers and not answered, of all pools */
+};
+
+/* To be called first by every event callback: one look at the clock a turn. */
+static inline void loop_enter(struct loop *loop)
+{
+    if (!loop->now_is_fresh) {
+        loop->now_us = util_now_us();
+        loop->now_is_fresh = true;
+    }
+}
+
+/* Room of a read: fewer bytes than this are not worth a system call. */
+enum { READ_ROOM = 64 * 1024 };
+
+/*
+ * Where to read: READ_ROOM bytes or more, *room of them; NULL when memory ran out. loop_read_done says that the caller
+ * has dealt with the first n bytes there: what it still needs of them it has referred to by spans.
+ */
+uint8_t *loop_read_buffer(struct loop *loop, size_t *room) MUST_CHECK;
+void loop_read_done(struct loop *loop, size_t n);
+
+/* Puts conn on a list of this turn, unless it is there. */
+void loop_mark(struct loop *loop, enum turn_list list, struct conn *conn);
+
+/* Takes it off again. Slow; for a conn that is about to be freed. */
+void loop_unmark(struct loop *loop, enum turn_list list, struct conn *conn);
+
+/* Whether a turn has left work for the next one. */
+bool loop_has_marks(const struct loop *loop);
+
+/* Runs the lists until the downstreams' is empty; clients marked meanwhile by clients wait for the next turn. */
+void loop_run_marks(struct loop *loop);
+
+#endif

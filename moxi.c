@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * moxi - a memcached proxy: the process.
+ *
+ * Sets up, in this order: options, configuration, log, limits, listening sockets, daemon, pid file, user; then the
+ * main loop (signals, accepting), the workers, and serves. Whatever can fail for a reason of the user's does so before
+ * a client can connect and before the process goes into the background.
+ *
+ * SIGTERM and SIGINT: stop accepting, answer what is in flight (DRAIN_MS at the longest), exit 0; a second one ends
+ * it at once. SIGHUP: open the log file again.
+ */
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "agent_config.h"
+#include "cproxy_stats.h"
+#include "listener.h"
+#include "log.h"
+#include "options.h"
+#include "resolve.h"
+#include "worker.h"
+
+enum {
+    DRAIN_MS = 5000,
+    FDS_OF_OWN = 64, /* descriptors that are neither a client's nor a server's, generously */
+};
+
+struct process {
+    struct options options;
+    struct config *config;
+    struct event_base *base;
+    struct event *signals[3];
+    struct worker **workers;
+    uint32_t num_workers; /* that were created */
+    bool has_pidfile;
+};
+
+static const struct cproxy_hooks hooks = {.stats_proxy = stats_proxy, .client_closed = listener_client_closed};
+
+static NO_RETURN void die(int status, const char *text)
+{
+    fprintf(stderr, "moxi: %s\n", text);
+    exit(status);
+}
+
+static NO_RETURN void die_errno(const char *what, const char *name)
+{
+    fprintf(stderr, "moxi: %s%s%s: %s\n", what, name[0] != '\0' ? " " : "", name, strerror(errno));
+    exit(EX_OSERR);
+}
+
+/* --- before serving --- */
+
+static void read_options(struct process *p, int argc, char **argv)
+{
+    char error[1024];
+    enum options_status status = options_parse(&p->options, argc, argv, error, sizeof(error));
+
+    if (status == OPTIONS_SERVE)
+        return;
+    if (status == OPTIONS_BAD)
+        die(EX_USAGE, error);
+    status = options_print(status, stdout) ? 0 : EX_IOERR;
+    options_free(&p->options);
+    exit((int)status);
+}
+
+static void load_config(struct process *p)
+{
+    const struct options *o = &p->options;
+    struct agent_config_source source = {
+        .cluster = o->cluster,
+        .settings = o->settings,
+        .has_port = o->has_port,
+        .port = (uint16_t)o->port,
+        .has_unix_socket = o->unix_socket != NULL,
+    };
+    char error[1024];
+
+    p->config = agent_config_load(&source, error, sizeof(error));
+    if (p->config == NULL)
+        die(EX_USAGE, error);
+}
+
+/* Descriptors for all clients and servers. When the system does not allow so many, moxi serves with what there is. */
+static void raise_fd_limit(const struct process *p)
+{
+    struct rlimit limit;
+    rlim_t want = p->options.conn_limit + FDS_OF_OWN + 4 * p->options.threads;
+
+    for (uint32_t i = 0; i < p->config->num_pools; i++)
+        want += (rlim_t)p->config->pools[i].num_servers * p->config->pools[i].settings.downstream_conn_max *
+                p->options.threads;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= want)
+        return;
+    limit.rlim_cur = want;
+    if (limit.rlim_max < want)
+        limit.rlim_max = want;
+    if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
+        return;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
+            log_warning("-c %u needs %llu file descriptors, the system allows %llu", p->options.conn_limit,
+                        (unsigned long long)want, (unsigned long long)limit.rlim_max);
+    }
+}
+
+static void allow_coredumps(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_CORE, &limit) != 0)
+        die_errno("-r: cannot enable core dumps", "");
+    limit.rlim_cur = limit.rlim_max;
+    if (limit.rlim_max == 0 || setrlimit(RLIMIT_CORE, &limit) != 0)
+        die(EX_OSERR, "-r: the system does not allow core dumps");
+}
+
+static void write_pidfile(struct process *p)
+{
+    const char *path = p->options.pidfile;
+    FILE *f;
+
+    if (path == NULL)
+        return;
+    f = fopen(path, "w");
+    if (f == NULL)
+        die_errno("cannot write the pid file", path);
+    fprintf(f, "%d\n", (int)getpid());
+    if (fclose(f) != 0)
+        die_errno("cannot write the pid file", path);
+    p->has_pidfile = true;
+}
+
+static const struct passwd *find_user(const char *name)
+{
+    const struct passwd *user;
+
+    if (name == NULL || geteuid() != 0)
+        return NULL;
+    errno = 0;
+    user = getpwnam(name);
+    if (user == NULL) {
+        fprintf(stderr, "moxi: -u: there is no user %s\n", name);
+        exit(EX_NOUSER);
+    }
+    return user;
+}
+
+static void become(const struct passwd *user)
+{
+    if (user == NULL)
+        return;
+    if (initgroups(user->pw_name, user->pw_gid) != 0 || setgid(user->pw_gid) != 0 || setuid(user->pw_uid) != 0)
+        die_errno("-u: cannot become", user->pw_name);
+}
+
+/* Everything that the user is to be told of when it fails. */
+static void prepare(struct process *p)
+{
+    const struct options *o = &p->options;
+    const struct passwd *user = find_user(o->user);
+    char error[1024];
+
+    if (!log_open(o->log_file))
+        die_errno("cannot write the log file", o->log_file);
+    log_set_level(LOG_WARNING + (int)o->verbose);
+    if (o->coredumps)
+        allow_coredumps();
+    raise_fd_limit(p);
+    if (!listener_open(o, p->config, error, sizeof(error)))
+        die(EX_OSERR, error);
+    if (o->daemon && daemon(1, 0) != 0)
+        die_errno("-d: cannot go into the background", "");
+    write_pidfile(p);
+    become(user);
+    if (o->lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
+        log_warning("-k: cannot lock memory: %s", strerror(errno));
+}
+
+/* --- serving --- */
+
+static void stop(struct process *p)
+{
+    listener_close();
+    for (uint32_t i = 0; i < p->num_workers; i++)
+        worker_drain(p->workers[i], DRAIN_MS);
+    event_base_loopbreak(p->base);
+}
+
+static void on_signal(evutil_socket_t signal, short what, void *arg)
+{
+    struct process *p = arg;
+
+    (void)what;
+    if (signal == SIGHUP) {
+        log_reopen();
+        return;
+    }
+    log_info("stopping, by signal %d", (int)signal);
+    stop(p);
+}
+
+static void handle_signals(struct process *p)
+{
+    static const int handled[] = {SIGTERM, SIGINT, SIGHUP};
+
+    for (size_t i = 0; i < ARRAY_LEN(handled); i++) {
+        p->signals[i] = evsignal_new(p->base, handled[i], on_signal, p);
+        if (p->signals[i] == NULL || event_add(p->signals[i], NULL) != 0)
+            die(EX_OSERR, "the event loop refuses to handle signals");
+    }
+}
+
+/* Looks names up once before they are needed, for the warning: a server whose name is unknown may get one later. */
+static void on_looked_up(void *arg, const char *error, const struct address *address)
+{
+    const struct server *server = arg;
+
+    (void)address;
+    if (error != NULL)
+        log_warning("downstream %s: cannot resolve %s: %s; it will be tried again", server->name, server->host, error);
+}
+
+static void check_names(struct process *p, struct work_queue *q)
+{
+    struct address address;
+
+    for (uint32_t i = 0; i < p->config->num_pools; i++)
+        for (uint32_t s = 0; s < p->config->pools[i].num_servers; s++) {
+            struct server *server = &p->config->pools[i].servers[s];
+
+            if (!resolve_numeric(server->host, server->port, &address) &&
+                !resolve_name(server->host, server->port, q, on_looked_up, server))
+                log_warning("downstream %s: not looked up: out of memory", server->name);
+        }
+}
+
+static void start_workers(struct process *p)
+{
+    uint32_t n = p->options.threads;
+
+    p->workers = util_xcalloc(n, sizeof(struct worker *));
+    for (uint32_t i = 0; i < n; i++) {
+        p->workers[i] = worker_create(p->config, &hooks, p->options.reqs_per_event);
+        if (p->workers[i] == NULL)
+            die_errno("cannot make a worker", "");
+        p->num_workers++;
+    }
+    if (!stats_setup(&p->options, p->config, p->workers, n))
+        die(EX_OSERR, "out of memory");
+    for (uint32_t i = 0; i < n; i++)
+        if (!worker_start(p->workers[i]))
+            die_errno("cannot start a worker", "");
+}
+
+/* Frees everything, in the opposite order, so that a leak checker has nothing to say. */
+static void tear_down(struct process *p)
+{
+    /* From here on a second signal does what it does to any process. */
+    for (size_t i = 0; i < ARRAY_LEN(p->signals); i++)
+        event_free(p->signals[i]);
+    for (uint32_t i = 0; i < p->num_workers; i++)
+        worker_join(p->workers[i]);
+    resolve_stop();
+    for (uint32_t i = 0; i < p->num_workers; i++)
+        worker_destroy(p->workers[i]);
+    free(p->workers);
+    stats_teardown();
+    listener_teardown();
+    config_unref(p->config);
+    if (p->has_pidfile && unlink(p->options.pidfile) != 0)
+        log_warning("cannot remove the pid file %s: %s", p->options.pidfile, strerror(errno));
+    options_free(&p->options);
+}
+
+static void serve(struct process *p)
+{
+    struct work_queue names;
+
+    p->base = event_base_new();
+    if (p->base == NULL || !work_queue_setup(&names, p->base))
+        die_errno("cannot make an event loop", "");
+    handle_signals(p);
+    if (!resolve_start())
+        die_errno("cannot start the resolver", "");
+    start_workers(p);
+    if (!listener_start(p->base, p->workers, p->num_workers))
+        die(EX_OSERR, "the event loop refuses to listen");
+    check_names(p, &names);
+    event_base_dispatch(p->base);
+    tear_down(p);
+    work_queue_close(&names);
+    work_queue_teardown(&names);
+    event_base_free(p->base);
+    libevent_global_shutdown();
+}
+
+int main(int argc, char **argv)
+{
+    static struct process process;
+
+    /* A peer that has gone is seen by write(2)'s error. */
+    signal(SIGPIPE, SIG_IGN);
+    read_options(&process, argc, argv);
+    load_config(&process);
+    prepare(&process);
+    serve(&process);
+    return 0;
+}

@@ -1,0 +1,652 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * options - one table of the command line; its parser, -h, -V, -i and the man page, which read the table.
+ *
+ * To add an option: a field in struct options, a row here. The letters are memcached's, and so are the long names where
+ * memcached has the option. The settings of -Z are listed from settings_table (cproxy_config.c).
+ */
+#include "options.h"
+
+#include <arpa/inet.h>
+#include <getopt.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "cproxy_config.h"
+
+enum {
+    THREADS_MAX = 64,
+    PORT_MAX = 65535,
+    UNIX_PATH_MAX_BYTES = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1,
+    LONG_ONLY = 256, /* what getopt returns for row i, when it has no letter: LONG_ONLY + i */
+};
+
+enum option_type {
+    OPTION_STRING, /* const char * */
+    OPTION_NUMBER, /* uint32_t, min to max */
+    OPTION_OCTAL,  /* uint32_t, written in base 8, up to max */
+    OPTION_FLAG,   /* bool */
+    OPTION_COUNT,  /* uint32_t: how often it was given */
+    OPTION_LISTEN, /* one or more addresses, separated by commas; may be given again */
+    OPTION_STATUS, /* no field: makes options_parse return def */
+};
+
+/* One option. */
+struct option_row {
+    char letter;          /* 0: a long name only */
+    const char *name;     /* the long name */
+    const char *argument; /* what follows, or NULL */
+    enum option_type type;
+    size_t offset; /* of the field in struct options */
+    uint32_t def, min, max;
+    const char *help; /* a sentence without its full stop; the default of numbers is added to it */
+};
+
+#define FIELD(name) offsetof(struct options, name)
+
+static const struct option_row rows[] = {
+    {'z', "config", "POOLS", OPTION_STRING, FIELD(cluster), 0, 0, 0,
+     "what to serve: LPORT=HOST[:PORT[:WEIGHT]],...[;LPORT2=...], or a file that holds it when it begins with '/' or "
+     "'.'"},
+    {'Z', "settings", "SETTINGS", OPTION_STRING, FIELD(settings), 0, 0, 0,
+     "KEY=VALUE,... as listed under SETTINGS, or a file that holds them when it begins with '/' or '.'"},
+    {'p', "port", "PORT", OPTION_NUMBER, FIELD(port), 0, 0, PORT_MAX,
+     "TCP port of the pool of a -z that has no LPORT="},
+    {'s', "unix-socket", "PATH", OPTION_STRING, FIELD(unix_socket), 0, 0, 0,
+     "unix socket to listen on as well; alone, with an LPORT of 0"},
+    {'a', "unix-mask", "MODE", OPTION_OCTAL, FIELD(unix_mask), 0700, 0, 0777,
+     "permissions of the unix socket, in octal"},
+    {'l', "listen", "ADDRESS", OPTION_LISTEN, 0, 0, 0, 0,
+     "listen on this interface instead of all: HOST, HOST:PORT, IPv6 or [IPv6]:PORT, several with commas or another "
+     "-l"},
+    {'c', "conn-limit", "NUMBER", OPTION_NUMBER, FIELD(conn_limit), 1024, 1, 1000000,
+     "clients connected at the same time"},
+    {'b', "listen-backlog", "NUMBER", OPTION_NUMBER, FIELD(backlog), 1024, 1, 65535,
+     "connections that the kernel may hold ready to be accepted"},
+    {'t', "threads", "NUMBER", OPTION_NUMBER, FIELD(threads), 0, 1, THREADS_MAX,
+     "worker threads; without it, one for each core that moxi may run on"},
+    {'R', "max-reqs-per-event", "NUMBER", OPTION_NUMBER, FIELD(reqs_per_event), 20, 1, 1000000,
+     "requests of one client in a turn before others have theirs"},
+    {'d', "daemon", NULL, OPTION_FLAG, FIELD(daemon), 0, 0, 0, "run in the background"},
+    {'P', "pidfile", "FILE", OPTION_STRING, FIELD(pidfile), 0, 0, 0,
+     "write the process id to this file, and remove it at the end"},
+    {'u', "user", "NAME", OPTION_STRING, FIELD(user), 0, 0, 0, "become this user after a start as root"},
+    {'r', "enable-coredumps", NULL, OPTION_FLAG, FIELD(coredumps), 0, 0, 0,
+     "raise the limit on the size of core dumps as far as it goes"},
+    {'k', "lock-memory", NULL, OPTION_FLAG, FIELD(lock_memory), 0, 0, 0, "keep all memory from being paged out"},
+    {'v', "verbose", NULL, OPTION_COUNT, FIELD(verbose), 0, 0, 0,
+     "log more: -v connections to servers, -vv those of clients too, -vvv requests too"},
+    {'O', "log-file", "FILE", OPTION_STRING, FIELD(log_file), 0, 0, 0,
+     "log to the end of this file instead of stderr; SIGHUP opens it again"},
+    {'V', "version", NULL, OPTION_STATUS, 0, OPTIONS_VERSION, 0, 0, "print the version"},
+    {'h', "help", NULL, OPTION_STATUS, 0, OPTIONS_HELP, 0, 0, "print this help"},
+    {'i', "license", NULL, OPTION_STATUS, 0, OPTIONS_LICENSE, 0, 0, "print the licence"},
+    {0, "man", NULL, OPTION_STATUS, 0, OPTIONS_MAN, 0, 0, "print the manual page, for man(1) or for installing"},
+};
+
+/* A bit a row says which options were given already. */
+_Static_assert(ARRAY_LEN(rows) <= 32, "the rows fit in a uint32_t");
+
+/* Where a parse stands. */
+struct parse {
+    struct options *options;
+    uint32_t given;
+    char *error;
+    size_t errlen;
+};
+
+static bool fail(struct parse *parse, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* Always false, for `return fail(…)`. */
+static bool fail(struct parse *parse, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(parse->error, parse->errlen, fmt, args);
+    va_end(args);
+    return false;
+}
+
+/*
+ * Parsing
+ */
+
+static uint32_t count_cores(void)
+{
+    cpu_set_t set;
+    long n;
+
+    if (sched_getaffinity(0, sizeof(set), &set) == 0)
+        n = CPU_COUNT(&set);
+    else
+        n = sysconf(_SC_NPROCESSORS_ONLN); /* more cores than a cpu_set_t holds */
+    return n < 1 ? 1 : n > THREADS_MAX ? THREADS_MAX : (uint32_t)n;
+}
+
+static void set_number(struct options *options, const struct option_row *row, uint32_t v)
+{
+    memcpy((char *)options + row->offset, &v, sizeof(v));
+}
+
+static void set_defaults(struct options *options)
+{
+    memset(options, 0, sizeof(*options));
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        if (rows[i].type == OPTION_NUMBER || rows[i].type == OPTION_OCTAL)
+            set_number(options, &rows[i], rows[i].def);
+    }
+}
+
+static bool parse_number(struct parse *parse, const struct option_row *row, const char *text)
+{
+    uint64_t v;
+
+    if (!util_parse_u64(text, strlen(text), &v) || v < row->min || v > row->max)
+        return fail(parse, "-%c %s: expected a number from %u to %u", row->letter, text, row->min, row->max);
+    set_number(parse->options, row, (uint32_t)v);
+    if (row->offset == FIELD(port))
+        parse->options->has_port = true;
+    return true;
+}
+
+static bool parse_octal(struct parse *parse, const struct option_row *row, const char *text)
+{
+    const size_t n = strlen(text);
+    uint32_t v = 0;
+
+    for (size_t i = 0; i < n && v <= row->max; i++)
+        v = v * 8 + (uint32_t)(text[i] - '0');
+    if (n == 0 || strspn(text, "01234567") != n || v > row->max)
+        return fail(parse, "-%c %s: expected permissions in octal, up to %o", row->letter, text, row->max);
+    set_number(parse->options, row, v);
+    return true;
+}
+
+static bool parse_string(struct parse *parse, const struct option_row *row, const char *text)
+{
+    if (text[0] == '\0')
+        return fail(parse, "-%c: expected %s, not an empty word", row->letter, row->argument);
+    if (row->offset == FIELD(unix_socket) && strlen(text) > UNIX_PATH_MAX_BYTES)
+        return fail(parse, "-s %s: the path of a unix socket has at most %zu bytes", text, (size_t)UNIX_PATH_MAX_BYTES);
+    memcpy((char *)parse->options + row->offset, &text, sizeof(text));
+    return true;
+}
+
+static bool is_ipv6(const char *p, size_t n)
+{
+    char text[INET6_ADDRSTRLEN];
+    struct in6_addr address;
+    const char *scope = memchr(p, '%', n);
+
+    if (scope != NULL)
+        n = (size_t)(scope - p);
+    if (n >= sizeof(text))
+        return false;
+    memcpy(text, p, n);
+    text[n] = '\0';
+    return inet_pton(AF_INET6, text, &address) == 1;
+}
+
+static void add_address(struct options *options, const char *host, size_t n, const uint64_t *port)
+{
+    struct listen_address *more = util_xcalloc(options->num_listen + 1, sizeof(*more));
+    struct listen_address *address = &more[options->num_listen];
+
+    if (options->num_listen > 0)
+        memcpy(more, options->listen, options->num_listen * sizeof(*more));
+    free(options->listen);
+    options->listen = more;
+    options->num_listen++;
+    address->host = util_xmalloc(n + 1);
+    memcpy(address->host, host, n);
+    address->host[n] = '\0';
+    address->has_port = port != NULL;
+    address->port = port != NULL ? (uint16_t)*port : 0;
+}
+
+/* One address of -l, n bytes at p. */
+static bool parse_address(struct parse *parse, const char *p, size_t n)
+{
+    const char *host = p, *colon, *end;
+    size_t host_n;
+    uint64_t port;
+
+    if (is_ipv6(p, n)) {
+        add_address(parse->options, p, n, NULL);
+        return true;
+    }
+    end = n > 0 && *p == '[' ? memchr(p, ']', n) : NULL;
+    if (end != NULL) {
+        host = p + 1;
+        host_n = (size_t)(end - host);
+        if (!is_ipv6(host, host_n))
+            return fail(parse, "-l %.*s: expected an IPv6 address in the brackets", (int)n, p);
+        colon = end + 1 < p + n ? end + 1 : NULL;
+    } else {
+        colon = memchr(p, ':', n);
+        host_n = colon != NULL ? (size_t)(colon - p) : n;
+        if (host_n == 0 || *p == '[')
+            return fail(parse, "-l %.*s: expected HOST, HOST:PORT, IPv6 or [IPv6]:PORT", (int)n, p);
+    }
+    if (colon == NULL) {
+        add_address(parse->options, host, host_n, NULL);
+        return true;
+    }
+    if (*colon != ':' || !util_parse_u64(colon + 1, (size_t)(p + n - colon) - 1, &port) || port < 1 || port > PORT_MAX)
+        return fail(parse, "-l %.*s: the port is not a number from 1 to %d", (int)n, p, PORT_MAX);
+    add_address(parse->options, host, host_n, &port);
+    return true;
+}
+
+static bool parse_addresses(struct parse *parse, const char *text)
+{
+    for (;;) {
+        size_t n = strcspn(text, ",");
+        if (!parse_address(parse, text, n))
+            return false;
+        if (text[n] == '\0')
+            return true;
+        text += n + 1;
+    }
+}
+
+/* An option whose second mention would silently undo the first. */
+static bool is_single(const struct option_row *row)
+{
+    return row->type == OPTION_STRING || row->type == OPTION_NUMBER || row->type == OPTION_OCTAL;
+}
+
+static bool apply_option(struct parse *parse, const struct option_row *row, const char *argument)
+{
+    const uint32_t bit = UINT32_C(1) << (row - rows);
+    char *field = (char *)parse->options + row->offset;
+
+    if (is_single(row) && (parse->given & bit) != 0)
+        return fail(parse, "-%c: given twice", row->letter);
+    parse->given |= bit;
+    switch (row->type) {
+    case OPTION_STRING:
+        return parse_string(parse, row, argument);
+    case OPTION_NUMBER:
+        return parse_number(parse, row, argument);
+    case OPTION_OCTAL:
+        return parse_octal(parse, row, argument);
+    case OPTION_LISTEN:
+        return parse_addresses(parse, argument);
+    case OPTION_FLAG:
+        *(bool *)field = true;
+        return true;
+    case OPTION_COUNT:
+        ++*(uint32_t *)field;
+        return true;
+    case OPTION_STATUS:
+        break;
+    }
+    return true;
+}
+
+/* The row of what getopt returned, or NULL. */
+static const struct option_row *find_row(int value)
+{
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        if (value == (rows[i].letter != 0 ? rows[i].letter : LONG_ONLY + (int)i))
+            return &rows[i];
+    }
+    return NULL;
+}
+
+/* What getopt_long wants to know, made from the rows. A ':' in front makes it tell a missing argument apart. */
+struct getopt_tables {
+    char letters[2 + 2 * ARRAY_LEN(rows)];
+    struct option names[ARRAY_LEN(rows) + 1];
+};
+
+static void fill_tables(struct getopt_tables *tables)
+{
+    char *p = tables->letters;
+
+    memset(tables, 0, sizeof(*tables));
+    *p++ = ':';
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        const struct option_row *row = &rows[i];
+        tables->names[i] = (struct option){row->name, row->argument != NULL ? required_argument : no_argument, NULL,
+                                           row->letter != 0 ? row->letter : LONG_ONLY + (int)i};
+        if (row->letter != 0)
+            *p++ = row->letter;
+        if (row->letter != 0 && row->argument != NULL)
+            *p++ = ':';
+    }
+}
+
+/* Names the argument for which getopt_long returned value, ':' or '?'. */
+static enum options_status fail_getopt(struct parse *parse, int value, char **argv)
+{
+    const struct option_row *row = find_row(optopt);
+
+    if (value == ':')
+        fail(parse, "%s: expected %s after it", argv[optind - 1], row != NULL ? row->argument : "a value");
+    else if (row != NULL)
+        fail(parse, "%s: --%s takes no value", argv[optind - 1], row->name);
+    else if (optopt != 0)
+        fail(parse, "-%c: unknown option (moxi -h lists them)", optopt);
+    else
+        fail(parse, "%s: unknown option (moxi -h lists them)", argv[optind - 1]);
+    return OPTIONS_BAD;
+}
+
+/* What must be true of the whole. */
+static bool check_options(struct parse *parse, int argc, char **argv)
+{
+    if (optind < argc)
+        return fail(parse, "%s: unexpected argument", argv[optind]);
+    if (parse->options->cluster == NULL)
+        return fail(parse, "-z is missing: it says which servers to stand before, as in -z 11211=host1,host2");
+    return true;
+}
+
+static enum options_status parse_arguments(struct parse *parse, int argc, char **argv)
+{
+    struct getopt_tables tables;
+    const struct option_row *row;
+    int value;
+
+    fill_tables(&tables);
+    optind = 0; /* glibc's way to begin anew */
+    opterr = 0;
+    while ((value = getopt_long(argc, argv, tables.letters, tables.names, NULL)) != -1) {
+        row = value == ':' || value == '?' ? NULL : find_row(value);
+        if (row == NULL)
+            return fail_getopt(parse, value, argv);
+        if (!apply_option(parse, row, optarg))
+            return OPTIONS_BAD;
+        if (row->type == OPTION_STATUS)
+            return (enum options_status)row->def;
+    }
+    return check_options(parse, argc, argv) ? OPTIONS_SERVE : OPTIONS_BAD;
+}
+
+enum options_status options_parse(struct options *options, int argc, char **argv, char *error, size_t errlen)
+{
+    struct parse parse = {options, 0, error, errlen};
+    enum options_status status;
+
+    set_defaults(options);
+    status = parse_arguments(&parse, argc, argv);
+    if (options->threads == 0)
+        options->threads = count_cores();
+    return status;
+}
+
+void options_free(struct options *options)
+{
+    for (size_t i = 0; i < options->num_listen; i++)
+        free(options->listen[i].host);
+    free(options->listen);
+    options->listen = NULL;
+    options->num_listen = 0;
+}
+
+/*
+ * Printing
+ */
+
+/* "default 1024", or nothing where 0 stands for "not given". */
+static void print_default(FILE *out, const struct option_row *row)
+{
+    if (row->type == OPTION_NUMBER && row->def != 0)
+        fprintf(out, " (default %u)", row->def);
+    if (row->type == OPTION_OCTAL)
+        fprintf(out, " (default 0%o)", row->def);
+}
+
+static void print_help(FILE *out)
+{
+    fprintf(out,
+            "moxi %s, a proxy that makes many memcacheds one\n"
+            "\n"
+            "usage: moxi -z LPORT=HOST[:PORT[:WEIGHT]],...[;LPORT2=...] [-Z KEY=VALUE,...] [OPTION...]\n"
+            "\n"
+            "OPTIONS\n",
+            moxi_version());
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        const struct option_row *row = &rows[i];
+        if (row->letter != 0)
+            fprintf(out, "  -%c, --%s", row->letter, row->name);
+        else
+            fprintf(out, "  --%s", row->name);
+        fprintf(out, "%s%s\n      %s", row->argument ? "=" : "", row->argument ? row->argument : "", row->help);
+        print_default(out, row);
+        fputc('\n', out);
+    }
+    fprintf(out, "\nSETTINGS, for -Z, with their defaults\n");
+    settings_print_help(out);
+}
+
+static void print_license(FILE *out)
+{
+    fprintf(out, "moxi %s\n\n", moxi_version());
+    fputs("Copyright (c) 2026, moxi contributors\n"
+          "All rights reserved.\n"
+          "\n"
+          "Redistribution and use in source and binary forms, with or without\n"
+          "modification, are permitted provided that the following conditions are met:\n"
+          "\n"
+          "1. Redistributions of source code must retain the above copyright notice,\n"
+          "   this list of conditions and the following disclaimer.\n"
+          "\n"
+          "2. Redistributions in binary form must reproduce the above copyright notice,\n"
+          "   this list of conditions and the following disclaimer in the documentation\n"
+          "   and/or other materials provided with the distribution.\n"
+          "\n"
+          "3. Neither the name of the copyright holder nor the names of its contributors\n"
+          "   may be used to endorse or promote products derived from this software\n"
+          "   without specific prior written permission.\n"
+          "\n"
+          "THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS \"AS IS\"\n"
+          "AND ANY EXPRESS OR IMPLIED WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE\n"
+          "IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS FOR A PARTICULAR PURPOSE ARE\n"
+          "DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT HOLDER OR CONTRIBUTORS BE LIABLE\n"
+          "FOR ANY DIRECT, INDIRECT, INCIDENTAL, SPECIAL, EXEMPLARY, OR CONSEQUENTIAL\n"
+          "DAMAGES (INCLUDING, BUT NOT LIMITED TO, PROCUREMENT OF SUBSTITUTE GOODS OR\n"
+          "SERVICES; LOSS OF USE, DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER\n"
+          "CAUSED AND ON ANY THEORY OF LIABILITY, WHETHER IN CONTRACT, STRICT LIABILITY,\n"
+          "OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT OF THE USE\n"
+          "OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.\n",
+          out);
+}
+
+/*
+ * The man page. Prose goes through put_prose, which makes it safe for roff, so that the texts here are plain.
+ */
+
+/* A term and what it means, in a list of the man page. */
+struct man_item {
+    const char *term;
+    const char *text;
+};
+
+static const struct man_item man_signals[] = {
+    {"TERM, INT",
+     "Accept no more connections, finish the requests in flight (for 5 seconds at most), and exit with 0."},
+    {"HUP", "Open the log file of -O again, for log rotation."},
+};
+
+static const struct man_item man_errors[] = {
+    {"SERVER_ERROR proxy write to downstream HOST",
+     "The server HOST could not be connected to, or a request could not be written to it."},
+    {"SERVER_ERROR proxy downstream closed HOST",
+     "HOST closed the connection, or sent what cannot be a reply, before the request was answered."},
+    {"SERVER_ERROR proxy downstream timeout HOST", "HOST did not answer within downstream_timeout."},
+    {"SERVER_ERROR proxy out of downstreams",
+     "As many requests as downstream_queue_max or downstream_queue_bytes allow wait for the server already."},
+    {"SERVER_ERROR proxy wait queue timeout",
+     "The request waited for its turn under downstream_max for longer than wait_queue_timeout."},
+    {"SERVER_ERROR object too large for cache", "The value is larger than item_size_max."},
+};
+
+static const struct man_item man_files[] = {
+    {"-z FILE",
+     "A file that holds what -z could say, its path beginning with '/' or '.'. White space may stand between "
+     "words, and comments from a '#' at the beginning of a word to the end of the line."},
+    {"-Z FILE", "Likewise for the settings, which may also stand on lines of their own, without commas."},
+};
+
+static const struct man_item man_examples[] = {
+    {"moxi -z 11211=cache1:11211,cache2:11211", "One memcached at port 11211 that is spread over two."},
+    {"moxi -z '11211=a,b;11212=c:11311:1,d:11311:3' -l 127.0.0.1",
+     "Two pools for clients on this host; in the second one, d holds three times as many keys as c."},
+    {"moxi -z 0=[2001:db8::1]:11211,unix:/run/memcached.sock -s /run/moxi.sock",
+     "Clients on a unix socket; one server at an IPv6 address, one on a unix socket."},
+    {"moxi -z /etc/moxi/pools -Z downstream_timeout=500,distribution=ketama -t 4 -d -P /run/moxi.pid -O /var/log/moxi",
+     "The pools from a file; settings, threads and log for a machine that serves for long."},
+};
+
+static void put_prose(FILE *out, const char *text)
+{
+    if (*text == '.' || *text == '\'')
+        fputs("\\&", out);
+    for (; *text != '\0'; text++) {
+        if (*text == '\\')
+            fputs("\\e", out);
+        else if (*text == '-')
+            fputs("\\-", out);
+        else if (*text == '\'')
+            fputs("\\(aq", out);
+        else
+            fputc(*text, out);
+    }
+}
+
+static void put_paragraph(FILE *out, const char *text)
+{
+    fputs(".PP\n", out);
+    put_prose(out, text);
+    fputc('\n', out);
+}
+
+static void put_term(FILE *out, const char *term)
+{
+    fputs(".TP\n\\fB", out);
+    put_prose(out, term);
+    fputs("\\fR\n", out);
+}
+
+static void put_items(FILE *out, const char *title, const struct man_item *items, size_t n)
+{
+    fprintf(out, ".SH %s\n", title);
+    for (size_t i = 0; i < n; i++) {
+        put_term(out, items[i].term);
+        put_prose(out, items[i].text);
+        fputc('\n', out);
+    }
+}
+
+static void put_options(FILE *out)
+{
+    fputs(".SH OPTIONS\n", out);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        const struct option_row *row = &rows[i];
+        fputs(".TP\n\\fB", out);
+        if (row->letter != 0)
+            fprintf(out, "\\-%c\\fR, \\fB", row->letter);
+        fputs("\\-\\-", out);
+        put_prose(out, row->name);
+        fputs("\\fR", out);
+        if (row->argument != NULL)
+            fprintf(out, "=\\fI%s\\fR", row->argument);
+        fputc('\n', out);
+        put_prose(out, row->help);
+        print_default(out, row);
+        fputs(".\n", out);
+    }
+}
+
+static void put_settings(FILE *out)
+{
+    char expected[256], def[U64_DIGITS + 1];
+
+    fputs(".SH SETTINGS\n", out);
+    put_paragraph(out,
+                  "-Z takes KEY=VALUE, several with commas between them. Sizes are in bytes or have one of the units "
+                  "k, m, g (1024 and its powers) behind them; times are in ms, or have ms or s behind them. Each key "
+                  "is shown with its default.");
+    for (const struct setting *row = settings_table; row->name != NULL; row++) {
+        fputs(".TP\n\\fB", out);
+        put_prose(out, row->name);
+        fputs("\\fR=", out);
+        put_prose(out, setting_default(row, def, sizeof(def)));
+        if (row->alias != NULL)
+            fprintf(out, " (or \\fB%s\\fR)", row->alias);
+        fputc('\n', out);
+        put_prose(out, row->help);
+        fputs(". Values: ", out);
+        put_prose(out, setting_expected(row, expected, sizeof(expected)));
+        fputs(".\n", out);
+    }
+}
+
+static void put_description(FILE *out)
+{
+    fputs(".SH NAME\nmoxi \\- a proxy that makes many memcacheds one\n"
+          ".SH SYNOPSIS\n.B moxi\n\\fB\\-z\\fR \\fIPOOLS\\fR [\\fB\\-Z\\fR \\fISETTINGS\\fR] [\\fIOPTION\\fR...]\n"
+          ".SH DESCRIPTION\n",
+          out);
+    put_paragraph(out,
+                  "moxi stands before one or more pools of memcached servers and is one memcached to the clients of "
+                  "each pool, in the text protocol. It chooses the server of a key as libmemcached does, sends the "
+                  "requests of many clients over few connections, and splits and merges what concerns several "
+                  "servers.");
+    put_paragraph(out,
+                  "A pool is LPORT=SERVER,SERVER,...: the TCP port for its clients, and its servers. Several pools "
+                  "have a ';' between them. A server is a host name or an IPv4 address, an IPv6 address in brackets, "
+                  "or the path of a unix socket (/path or unix:/path). A port may follow a host (:11211 when it does "
+                  "not), and a weight the port (host:11211:2); the weight of a unix socket follows its path "
+                  "(/path:2). With distribution=modula the order of the servers decides as well.");
+}
+
+static void print_man(FILE *out)
+{
+    fprintf(out, ".TH MOXI 1 \"\" \"moxi %s\" \"User Commands\"\n", moxi_version());
+    put_description(out);
+    put_options(out);
+    put_settings(out);
+    put_items(out, "FILES", man_files, ARRAY_LEN(man_files));
+    put_items(out, "SIGNALS", man_signals, ARRAY_LEN(man_signals));
+    fputs(".SH EXIT STATUS\n", out);
+    put_paragraph(out,
+                  "0 after a signal that ends it, and after -h, -V, -i and --man; 64 when the command line, a file or "
+                  "a setting is wrong; another number for every other failure. The reason is one line on stderr.");
+    put_items(out, "ERRORS", man_errors, ARRAY_LEN(man_errors));
+    put_paragraph(out,
+                  "These stand in place of a reply. A get or gets has none of them: the keys of a server that cannot "
+                  "be reached are misses.");
+    put_items(out, "EXAMPLES", man_examples, ARRAY_LEN(man_examples));
+    fputs(".SH SEE ALSO\n.BR memcached (1),\n.BR memcstat (1),\n.BR libmemcached (3)\n", out);
+}
+
+bool options_print(enum options_status status, FILE *out)
+{
+    switch (status) {
+    case OPTIONS_HELP:
+        print_help(out);
+        break;
+    case OPTIONS_MAN:
+        print_man(out);
+        break;
+    case OPTIONS_VERSION:
+        fprintf(out, "moxi %s\n", moxi_version());
+        break;
+    case OPTIONS_LICENSE:
+        print_license(out);
+        break;
+    case OPTIONS_SERVE:
+    case OPTIONS_BAD:
+        break; /* they have nothing to print */
+    }
+    return fflush(out) == 0 && ferror(out) == 0;
+}

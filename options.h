@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * options - the command line, from one table that also makes -h and the man page.
+ *
+ * moxi.c calls options_parse once. Anything but OPTIONS_SERVE ends the process: with what options_print says, or with
+ * the error and EX_USAGE.
+ */
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "util.h"
+
+/* An address of -l. */
+struct listen_address {
+    char *host; /* name, IPv4 or IPv6 address, without brackets */
+    bool has_port;
+    uint16_t port; /* when has_port; otherwise the pools' ports */
+};
+
+/* Strings that are not owned point into argv. */
+struct options {
+    /* what is served */
+    const char *cluster;  /* -z; not NULL after OPTIONS_SERVE */
+    const char *settings; /* -Z, or NULL */
+
+    /* where clients connect */
+    bool has_port;                 /* -p was given */
+    uint32_t port;                 /* -p */
+    const char *unix_socket;       /* -s, or NULL */
+    uint32_t unix_mask;            /* -a: permissions of the unix socket */
+    struct listen_address *listen; /* -l; owned */
+    size_t num_listen;             /* 0: every interface */
+    uint32_t backlog;              /* -b */
+    uint32_t conn_limit;           /* -c: clients connected at the same time */
+
+    /* how they are served */
+    uint32_t threads;        /* -t: workers, 1 and up */
+    uint32_t reqs_per_event; /* -R: requests of a client in a turn before others have theirs */
+
+    /* the process */
+    bool daemon;          /* -d */
+    bool coredumps;       /* -r */
+    bool lock_memory;     /* -k */
+    const char *pidfile;  /* -P, or NULL */
+    const char *user;     /* -u, or NULL */
+    const char *log_file; /* -O, or NULL: stderr */
+    uint32_t verbose;     /* number of -v */
+};
+
+enum options_status {
+    OPTIONS_SERVE,   /* go on */
+    OPTIONS_HELP,    /* print and exit 0: -h */
+    OPTIONS_MAN,     /* --man */
+    OPTIONS_VERSION, /* -V */
+    OPTIONS_LICENSE, /* -i */
+    OPTIONS_BAD,     /* error says which argument is wrong, and why */
+};
+
+/*
+ * Reads argv (whose order getopt may change) into *options, which options_free releases whatever the status. Neither
+ * prints nor exits.
+ */
+enum options_status options_parse(struct options *options, int argc, char **argv, char *error,
+                                  size_t errlen) MUST_CHECK;
+
+void options_free(struct options *options);
+
+/*
+ * Prints what a status of OPTIONS_HELP, _MAN, _VERSION or _LICENSE asks for, and flushes it. False when out could not
+ * take it all.
+ */
+bool options_print(enum options_status status, FILE *out) MUST_CHECK;
+
+#endif

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * request - the vocabulary of the layers: what a client asked for, whatever protocol it asked in.
+ *
+ *   codec --parse--> request --route--> backend --compose--> server
+ *                       ^                  |
+ *              ops->hit, ops->done <-------+
+ *
+ * A request is made by the client side, given to one backend at a time, and comes back through ops->done exactly once
+ * for each time it was given. It stands in up to two queues: the FIFO of the client that asked (in the order of
+ * asking) and the FIFO of the connection that it was sent on (in the order of sending).
+ */
+#ifndef REQUEST_H
+#define REQUEST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "buf.h"
+#include "util.h"
+
+enum { KEY_MAX = 250 }; /* protocol.txt: "Currently the length limit of a key is set at 250 characters" */
+
+enum opcode {
+    OP_GET,
+    OP_GETS,
+    OP_GAT,
+    OP_GATS,
+    OP_SET,
+    OP_ADD,
+    OP_REPLACE,
+    OP_APPEND,
+    OP_PREPEND,
+    OP_CAS,
+    OP_INCR,
+    OP_DECR,
+    OP_TOUCH,
+    OP_DELETE,
+    OP_FLUSH_ALL,
+    OP_STATS,
+    OP_VERSION,
+    OP_VERBOSITY,
+    OP_SHUTDOWN,
+    OP_QUIT,
+    OP_REFUSED, /* not a command, or not one that moxi takes: the reply is an error */
+    OP_COUNT,
+};
+
+/* What is true of an opcode. */
+enum {
+    OPF_READ = 1 << 0,     /* keys in, values out, and no server's data changes: safe to ask again */
+    OPF_VALUES = 1 << 1,   /* replies with values, and END */
+    OPF_BODY = 1 << 2,     /* carries a value */
+    OPF_KEY = 1 << 3,      /* has one key or more, and so one server for each */
+    OPF_EVERYONE = 1 << 4, /* goes to every server */
+    OPF_STORES = 1 << 5,   /* is answered STORED, NOT_STORED, EXISTS or NOT_FOUND */
+};
+
+struct op_info {
+    const char *name; /* as in the text protocol, and in stats */
+    unsigned flags;
+};
+
+extern const struct op_info op_table[OP_COUNT];
+
+static inline unsigned op_flags(enum opcode op)
+{
+    return op_table[op].flags;
+}
+
+/* One key of a request. Those that one server holds are linked by index. */
+struct rkey {
+    const uint8_t *p;
+    uint32_t len;
+    uint32_t next; /* index of the next key of this request in its keys, or RKEY_END */
+};
+
+enum { RKEY_END = UINT32_MAX };
+
+/* What became of a request. */
+enum result {
+    RESULT_NONE, /* still on its way */
+    RESULT_END,  /* values and END: hits were reported one by one */
+    RESULT_STORED,
+    RESULT_NOT_STORED,
+    RESULT_EXISTS,
+    RESULT_NOT_FOUND,
+    RESULT_DELETED,
+    RESULT_TOUCHED,
+    RESULT_NUMBER, /* incr, decr: the text is the number */
+    RESULT_OK,
+    RESULT_RESET,   /* stats reset */
+    RESULT_VERSION, /* the text is the version */
+    RESULT_ERROR,   /* an error reply of the server: the text is the line */
+    /* below, moxi speaks for a server that did not answer */
+    RESULT_WRITE_FAILED, /* was never sent */
+    RESULT_CLOSED,       /* the connection was lost before the reply was there */
+    RESULT_TIMEOUT,
+    RESULT_QUEUE_FULL, /* too much is waiting for the server */
+    RESULT_WAITED,     /* too long in the queue of downstream_max */
+    RESULT_NO_MEMORY,
+    RESULT_REFUSED, /* not a command to be carried out: the message says why */
+};
+
+/* One value of a reply. All pointers are good during the call only. */
+struct hit {
+    uint32_t key; /* index in the request's keys */
+    uint32_t flags;
+    uint64_t cas; /* when has_cas */
+    bool has_cas;
+    size_t value_len;    /* bytes of the value */
+    const uint8_t *head; /* as the server wrote it: all that stands before the value */
+    size_t head_len;
+    size_t tail_len; /* as the server wrote it: bytes behind the value that belong to it (text: CR LF) */
+};
+
+/* The end of a reply. */
+struct outcome {
+    enum result result;
+    const char *message; /* VERSION, REFUSED: what to say; moxi's other errors: the server's name. NULL: nothing */
+    const uint8_t *text; /* as the server wrote it, the line with its end; NULL: nothing */
+    size_t text_len;
+};
+
+struct request;
+
+/*
+ * Where a backend reports to, for a request that is not answered yet. Only done may let go of the request, and none may
+ * give it, or another, to a backend before it has returned (the client side does so at the end of the loop turn).
+ */
+struct request_ops {
+    /* A whole value, head, value and tail contiguous in chunk at [p, p + n). */
+    void (*hit)(struct request *r, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n);
+    /*
+     * A value that is still arriving: begin, then value_len + tail_len bytes in one call of data or more, then end. If
+     * the connection is lost in between, done comes without end, and what there was of the value does not count.
+     */
+    void (*begin)(struct request *r, const struct hit *hit);
+    void (*data)(struct request *r, struct chunk *chunk, uint8_t *p, size_t n);
+    void (*end)(struct request *r);
+    /* One line of a reply to stats, without its end. */
+    void (*stat)(struct request *r, const uint8_t *p, size_t n);
+    /* The last call. */
+    void (*done)(struct request *r, const struct outcome *outcome);
+};
+
+/* Room in the request itself: the key, and a small value behind it. */
+enum { REQUEST_INLINE = 304 };
+
+/*
+ * Owner: the FIFO of its client, or its parent; once these have let go of it (orphan), the connection whose queue it
+ * stands in. Belongs to one worker.
+ */
+struct request {
+    /* identity */
+    const struct request_ops *ops;
+    struct client *owner;    /* who asked; NULL for a part, and when the client has gone */
+    struct request *parent;  /* the client's request that this is a part of, or NULL */
+    struct pool_state *pool; /* the pool that it was asked of */
+
+    /* queues */
+    struct request *next;      /* link in the client's FIFO */
+    struct request *next_down; /* link in the connection's queues, or in the queue of downstream_max */
+
+    /* what is asked */
+    uint8_t op;      /* enum opcode */
+    bool noreply;    /* the client wants no reply */
+    bool answered;   /* nobody waits for its reply any more; what the server says is swallowed */
+    bool in_conn;    /* stands in a connection's queue, or waits for downstream_max */
+    bool waiting;    /* the latter */
+    bool orphan;     /* answered, and its owner has let go of it: the connection releases it */
+    bool got_reply;  /* the server has begun to answer */
+    bool in_value;   /* a value is arriving in pieces */
+    bool may_stream; /* it is large enough to be passed on before it is whole */
+    bool streaming;  /* a part of it has been passed on: there is no way back */
+    bool finished;   /* its reply is whole, and waits for its turn at the client */
+    bool too_large;  /* a set whose value was refused: it is a delete now, and answered with the refusal */
+    uint8_t tries;   /* how often it was sent again */
+    uint32_t server; /* index of its server in the pool */
+    uint32_t flags;
+    int64_t exptime;  /* seconds, as the client wrote them; delay of flush_all; level of verbosity */
+    uint64_t number;  /* cas unique, or delta */
+    bool has_exptime; /* flush_all was given a delay */
+
+    /* keys: one in `key`, or an array in a chunk of its own */
+    struct rkey *keys;
+    uint32_t num_keys;
+    uint32_t first;  /* index of the first key */
+    uint32_t cursor; /* index of the first key not yet answered for */
+    struct rkey key;
+    struct chunk *keys_chunk; /* holds keys and their bytes; NULL: key and inl do. Also the argument of stats */
+    const uint8_t *arg;       /* stats: what follows the command */
+    size_t arg_len;
+
+    /* its value, without the text protocol's CR LF */
+    struct spanq value;
+    size_t inl_used; /* bytes of inl: the key, then the value if it fits */
+    size_t inl_value_len;
+
+    /* time */
+    uint64_t start_us;    /* when it was read */
+    uint64_t deadline_us; /* when it is answered for the server; 0: never */
+    size_t charge;    /* bytes that it counts for in its client's bound on what is in flight; of a part: of its keys */
+    uint64_t sent_at; /* the connection's count of bytes composed before it */
+
+    /* what is held of the reply until it is its turn */
+    struct spanq held;
+    size_t held_whole; /* bytes of held up to the last whole value, while in_value */
+    uint32_t num_hits;
+    uint64_t reply_bytes; /* bytes of values so far */
+
+    /* a request that was split in parts, or that goes to everyone */
+    void *parts; /* the module's own, see cproxy_multiget.c and cproxy_broadcast.c */
+
+    uint8_t inl[REQUEST_INLINE];
+};
+
+struct request_pool {
+    struct request *free;
+    size_t num_free;
+    size_t low_free;
+    size_t num_used;
+};
+
+void request_pool_setup(struct request_pool *pool);
+void request_pool_teardown(struct request_pool *pool);
+void request_pool_trim(struct request_pool *pool);
+
+/* A blank request, or NULL when memory ran out. */
+struct request *request_alloc(struct request_pool *pool) MUST_CHECK;
+
+/* Takes back a request that stands in no queue, with all that it holds; nulls *r. */
+void request_release(struct request_pool *pool, struct bufpool *bufs, struct request **r);
+
+/* The request's value as one piece, when it is small enough to be kept inline; NULL when it is in `value`. */
+static inline const uint8_t *request_inline_value(const struct request *r)
+{
+    return r->inl_value_len > 0 ? r->inl + r->inl_used - r->inl_value_len : NULL;
+}
+
+static inline size_t request_value_len(const struct request *r)
+{
+    return r->inl_value_len + r->value.bytes;
+}
+
+/* Copies a single key into the request. len is at most KEY_MAX. */
+void request_set_key(struct request *r, const uint8_t *key, size_t len);
+
+/* Bytes that it takes to send the request, about; for bounds on queues. */
+static inline size_t request_weight(const struct request *r)
+{
+    return request_value_len(r) + 64 + (size_t)r->num_keys * 32;
+}
+
+/*
+ * Ends the owner's part in a request whose done was called, or that it no longer cares for: releases it, or leaves that
+ * to the connection whose queue it stands in. Nulls *r.
+ */
+void request_let_go(struct request_pool *pool, struct bufpool *bufs, struct request **r);
+
+/*
+ * The connection's part: the request has left its queues. Releases it when it is an orphan, and reports the outcome
+ * when it is not answered yet.
+ */
+void request_left_conn(struct request_pool *pool, struct bufpool *bufs, struct request *r,
+                       const struct outcome *outcome);
+
+/* A queue of requests by next_down. */
+struct request_queue {
+    struct request *head;
+    struct request *tail;
+    uint32_t n;
+};
+
+static inline void request_queue_push(struct request_queue *q, struct request *r)
+{
+    r->next_down = NULL;
+    if (q->tail != NULL)
+        q->tail->next_down = r;
+    else
+        q->head = r;
+    q->tail = r;
+    q->n++;
+}
+
+/* Moves all of from to the end of to. */
+static inline void request_queue_concat(struct request_queue *to, struct request_queue *from)
+{
+    if (from->head == NULL)
+        return;
+    if (to->tail != NULL)
+        to->tail->next_down = from->head;
+    else
+        to->head = from->head;
+    to->tail = from->tail;
+    to->n += from->n;
+    from->head = NULL;
+    from->tail = NULL;
+    from->n = 0;
+}
+
+static inline struct request *request_queue_pop(struct request_queue *q)
+{
+    struct request *r = q->head;
+
+    if (r == NULL)
+        return NULL;
+    q->head = r->next_down;
+    if (q->head == NULL)
+        q->tail = NULL;
+    q->n--;
+    return r;
+}
+
+#endif

@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * check_options - the command line (options.c): what each option sets, what is refused and with which words, and that
+ * -h and the man page tell of everything that is taken.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cproxy_config.h"
+#include "options.h"
+#include "tap.h"
+
+enum { ARGS_MAX = 32, LINE_BYTES = 512 };
+
+static char error[LINE_BYTES];
+
+/* Parses a line of words between spaces, "moxi" in front. The words live until the next call. */
+static enum options_status parse(struct options *options, const char *line)
+{
+    static char words[LINE_BYTES];
+    char *argv[ARGS_MAX + 1] = {(char *)"moxi"}, *rest = words, *word;
+    int argc = 1;
+
+    snprintf(words, sizeof(words), "%s", line);
+    while ((word = strsep(&rest, " ")) != NULL && argc < ARGS_MAX) {
+        if (*word != '\0')
+            argv[argc++] = word;
+    }
+    error[0] = '\0';
+    return options_parse(options, argc, argv, error, sizeof(error));
+}
+
+static void check_defaults(void)
+{
+    struct options o;
+
+    check(parse(&o, "-z 1=a") == OPTIONS_SERVE && strcmp(o.cluster, "1=a") == 0, "-z is enough: %s", error);
+    check(o.settings == NULL && o.unix_socket == NULL && o.pidfile == NULL && o.user == NULL && o.log_file == NULL,
+          "no strings but those given");
+    check(!o.has_port && !o.daemon && !o.coredumps && !o.lock_memory && o.verbose == 0 && o.num_listen == 0,
+          "nothing is on but what was asked for");
+    check(o.unix_mask == 0700 && o.conn_limit == 1024 && o.backlog == 1024 && o.reqs_per_event == 20,
+          "memcached's defaults");
+    check(o.threads >= 1 && o.threads <= 64, "a thread for each core (%u)", o.threads);
+    options_free(&o);
+}
+
+static void check_short(void)
+{
+    struct options o;
+
+    check(parse(&o, "-z 1=a -Z retry=0 -p 0 -s /s -a 0755 -c 7 -b 8 -t 9 -R 10") == OPTIONS_SERVE, "letters: %s",
+          error);
+    check(strcmp(o.settings, "retry=0") == 0 && o.has_port && o.port == 0 && strcmp(o.unix_socket, "/s") == 0 &&
+              o.unix_mask == 0755 && o.conn_limit == 7 && o.backlog == 8 && o.threads == 9 && o.reqs_per_event == 10,
+          "set their fields");
+    options_free(&o);
+    check(parse(&o, "-z1=a -drkvv -v -P p -uu -O o") == OPTIONS_SERVE, "letters together: %s", error);
+    check(o.daemon && o.coredumps && o.lock_memory && o.verbose == 3 && strcmp(o.pidfile, "p") == 0 &&
+              strcmp(o.user, "u") == 0 && strcmp(o.log_file, "o") == 0,
+          "set theirs");
+    options_free(&o);
+}
+
+static void check_long(void)
+{
+    struct options o;
+
+    check(parse(&o, "--config=1=a --settings retry=0 --port=5 --unix-socket=/s --unix-mask=77 --conn-limit 7 "
+                    "--listen-backlog=8 --threads=9 --max-reqs-per-event=10") == OPTIONS_SERVE,
+          "long names: %s", error);
+    check(strcmp(o.cluster, "1=a") == 0 && strcmp(o.settings, "retry=0") == 0 && o.has_port && o.port == 5 &&
+              strcmp(o.unix_socket, "/s") == 0 && o.unix_mask == 077 && o.conn_limit == 7 && o.backlog == 8 &&
+              o.threads == 9 && o.reqs_per_event == 10,
+          "set their fields");
+    options_free(&o);
+    check(parse(&o,
+                "--config=1=a --daemon --enable-coredumps --lock-memory --verbose --pidfile=p --user=u --log-file=o "
+                "--listen=::1") == OPTIONS_SERVE,
+          "more long names: %s", error);
+    check(o.daemon && o.coredumps && o.lock_memory && o.verbose == 1 && strcmp(o.pidfile, "p") == 0 &&
+              strcmp(o.user, "u") == 0 && strcmp(o.log_file, "o") == 0 && o.num_listen == 1,
+          "set theirs");
+    options_free(&o);
+}
+
+/* The addresses that a line of -l makes: "HOST" or "HOST PORT", a '|' between them. */
+static void check_listen(const char *line, const char *expected)
+{
+    char text[LINE_BYTES] = "", arguments[LINE_BYTES];
+    struct options o;
+
+    snprintf(arguments, sizeof(arguments), "-z 1=a %s", line);
+    if (parse(&o, arguments) == OPTIONS_BAD)
+        snprintf(text, sizeof(text), "%s", error);
+    for (size_t i = 0; i < o.num_listen; i++) {
+        size_t n = strlen(text);
+        snprintf(text + n, sizeof(text) - n, "%s%s", i > 0 ? "|" : "", o.listen[i].host);
+        n = strlen(text);
+        if (o.listen[i].has_port)
+            snprintf(text + n, sizeof(text) - n, " %u", (unsigned)o.listen[i].port);
+    }
+    check(strcmp(text, expected) == 0, "%s: %s", line, text);
+    options_free(&o);
+}
+
+static void check_listens(void)
+{
+    check_listen("-l 127.0.0.1", "127.0.0.1");
+    check_listen("-l 127.0.0.1:65535", "127.0.0.1 65535");
+    check_listen("-l localhost,::1", "localhost|::1");
+    check_listen("-l ::1 -l a:1 -l [::1]", "::1|a 1|::1");
+    check_listen("-l [fe80::1%eth0]:11211,0.0.0.0", "fe80::1%eth0 11211|0.0.0.0");
+    check_listen("-l ::", "::");
+}
+
+/* Each with a part of the message that it must get. */
+static void check_refused(void)
+{
+    static const char *const cases[][2] = {
+        {"", "-z is missing"},
+        {"-t 1", "-z is missing"},
+        {"-z 1=a stray", "stray: unexpected argument"},
+        {"stray -z 1=a", "stray: unexpected argument"},
+        {"-z 1=a -- -v", "-v: unexpected argument"},
+        {"-z", "-z: expected POOLS"},
+        {"-z 1=a --settings", "--settings: expected SETTINGS"},
+        {"-z 1=a -U 0", "-U: unknown option"},
+        {"-z 1=a -m 64", "-m: unknown option"},
+        {"-z 1=a -dX", "-X: unknown option"},
+        {"-z 1=a -Xd", "-X: unknown option"},
+        {"-z 1=a --daemon -X", "-X: unknown option"},
+        {"-z 1=a --udp-port=0", "--udp-port=0: unknown option"},
+        {"-z 1=a --nonsense", "--nonsense: unknown option"},
+        {"-z 1=a --unix=/s", "--unix=/s: unknown option"},
+        {"-z 1=a --daemon=yes", "--daemon=yes: --daemon takes no value"},
+        {"-z 1=a --man=1", "--man=1: --man takes no value"},
+        {"-z 1=a -z 2=b", "-z: given twice"},
+        {"-z 1=a -t 1 --threads=2", "-t: given twice"},
+        {"-z 1=a -t 0", "-t 0: expected a number from 1 to 64"},
+        {"-z 1=a -t 65", "-t 65: expected"},
+        {"-z 1=a -t -1", "-t -1: expected"},
+        {"-z 1=a -t 1x", "-t 1x: expected"},
+        {"-z 1=a -p 65536", "-p 65536: expected a number from 0 to 65535"},
+        {"-z 1=a -c 0", "-c 0: expected a number from 1 to"},
+        {"-z 1=a -c 99999999999999999999", "expected a number from 1 to"},
+        {"-z 1=a -b 0", "-b 0: expected"},
+        {"-z 1=a -R 0", "-R 0: expected"},
+        {"-z 1=a -a 0800", "-a 0800: expected permissions in octal, up to 777"},
+        {"-z 1=a -a 1000", "-a 1000: expected permissions"},
+        {"-z 1=a -a 77777777777777777777", "expected permissions"},
+        {"-z 1=a -a rwx", "-a rwx: expected permissions"},
+        {"-z 1=a --unix-socket=", "-s: expected PATH"},
+        {"-z 1=a -l :11211", "-l :11211: expected HOST"},
+        {"-z 1=a -l a,", "-l : expected HOST"},
+        {"-z 1=a -l ,a", "-l : expected HOST"},
+        {"-z 1=a -l a:", "-l a:: the port is not a number from 1 to 65535"},
+        {"-z 1=a -l a:0", "the port is not"},
+        {"-z 1=a -l a:65536", "the port is not"},
+        {"-z 1=a -l a:1:2", "the port is not"},
+        {"-z 1=a -l [::1", "-l [::1: expected HOST"},
+        {"-z 1=a -l [::1]x", "the port is not"},
+        {"-z 1=a -l [a]:1", "expected an IPv6 address in the brackets"},
+        {"-z 1=a -l []", "expected an IPv6 address in the brackets"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct options o;
+        enum options_status status = parse(&o, cases[i][0]);
+        check(status == OPTIONS_BAD && strstr(error, cases[i][1]) != NULL && strchr(error, '\n') == NULL, "%s: %s",
+              cases[i][0], error);
+        options_free(&o);
+    }
+}
+
+static void check_long_path(void)
+{
+    char line[LINE_BYTES];
+    struct options o;
+
+    snprintf(line, sizeof(line), "-z 1=a -s /%0107d", 0);
+    check(parse(&o, line) == OPTIONS_BAD && strstr(error, "at most 107 bytes") != NULL, "a path too long for -s");
+    options_free(&o);
+    snprintf(line, sizeof(line), "-z 1=a -s /%0106d", 0);
+    check(parse(&o, line) == OPTIONS_SERVE, "one that is not");
+    options_free(&o);
+}
+
+static void check_statuses(void)
+{
+    static const struct {
+        const char *line;
+        enum options_status status;
+    } cases[] = {
+        {"-h", OPTIONS_HELP},           {"--help", OPTIONS_HELP},       {"-z 1=a -vh", OPTIONS_HELP},
+        {"-V", OPTIONS_VERSION},        {"--version", OPTIONS_VERSION}, {"-i", OPTIONS_LICENSE},
+        {"--license", OPTIONS_LICENSE}, {"--man", OPTIONS_MAN},         {"-t 1 -V stray", OPTIONS_VERSION},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct options o;
+        check(parse(&o, cases[i].line) == cases[i].status, "%s", cases[i].line);
+        options_free(&o);
+    }
+}
+
+/* What a status prints; the caller frees it. */
+static char *print(enum options_status status)
+{
+    char *text = NULL;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    bool ok = options_print(status, out);
+
+    fclose(out);
+    check(ok && n > 0, "it is printed");
+    return text;
+}
+
+static void check_version(void)
+{
+    char *text = print(OPTIONS_VERSION), expected[64];
+
+    snprintf(expected, sizeof(expected), "moxi %s\n", moxi_version());
+    check(strcmp(text, expected) == 0 && strcmp(moxi_version(), PACKAGE_VERSION) == 0, "-V: %s", moxi_version());
+    free(text);
+    text = print(OPTIONS_LICENSE);
+    check(strstr(text, "WITHOUT") == NULL && strstr(text, "AS IS") != NULL, "-i has the licence");
+    free(text);
+}
+
+/* Whether options_parse knows the word. */
+static bool is_known(const char *word)
+{
+    struct options o;
+    bool known;
+
+    parse(&o, word);
+    known = strstr(error, "unknown option") == NULL;
+    options_free(&o);
+    return known;
+}
+
+/* Every letter and long name: in -h if and only if it is taken. */
+static void check_help(void)
+{
+    char *text = print(OPTIONS_HELP), word[64], line[80];
+    unsigned letters = 0, names = 0;
+
+    for (int c = '!'; c <= '~'; c++) {
+        bool in_help;
+        snprintf(word, sizeof(word), "-%c", c);
+        snprintf(line, sizeof(line), "\n  -%c, --", c);
+        in_help = strstr(text, line) != NULL;
+        if (c != '-')
+            check(is_known(word) == in_help, "%s is %s", word, in_help ? "listed and taken" : "neither");
+        letters += in_help;
+    }
+    for (const char *p = text; (p = strstr(p, "--")) != NULL; names++) {
+        p += 2;
+        snprintf(word, sizeof(word), "--%.*s", (int)strspn(p, "abcdefghijklmnopqrstuvwxyz-"), p);
+        check(is_known(word), "%s is taken", word);
+    }
+    check(letters == 20 && names == 21, "%u letters and %u names", letters, names);
+    for (const struct setting *row = settings_table; row->name != NULL; row++)
+        check(strstr(text, row->help) != NULL, "-h lists %s", row->name);
+    free(text);
+}
+
+/* The bare text of a man page: roff's escapes undone. */
+static char *undo_roff(const char *roff)
+{
+    char *text = util_xmalloc(strlen(roff) + 1), *q = text;
+
+    while (*roff != '\0') {
+        if (strncmp(roff, "\\f", 2) == 0)
+            roff += 3;
+        else if (strncmp(roff, "\\(aq", 4) == 0)
+            *q++ = '\'', roff += 4;
+        else if (roff[0] == '\\' && roff[1] == '-')
+            *q++ = '-', roff += 2;
+        else
+            *q++ = *roff++;
+    }
+    *q = '\0';
+    return text;
+}
+
+static void check_man(void)
+{
+    static const char *const parts[] = {
+        ".TH MOXI 1 ",
+        "\n.SH NAME\nmoxi - ",
+        "\n.SH SYNOPSIS\n",
+        "\n.SH DESCRIPTION\n",
+        "\n.SH OPTIONS\n",
+        "\n.SH SETTINGS\n",
+        "\n.SH FILES\n",
+        "\n.SH SIGNALS\n",
+        "\n.SH ERRORS\n",
+        "\n.SH EXAMPLES\n",
+        "\n.SH SEE ALSO\n",
+        "SERVER_ERROR proxy write to downstream HOST",
+        "SERVER_ERROR proxy downstream closed HOST",
+        "SERVER_ERROR proxy downstream timeout HOST",
+        "SERVER_ERROR proxy out of downstreams",
+        "SERVER_ERROR proxy wait queue timeout",
+        "-z, --config=POOLS",
+        "--man",
+        "-O, --log-file=FILE",
+    };
+    char *roff = print(OPTIONS_MAN), *text = undo_roff(roff);
+
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+        check(strstr(text, parts[i]) != NULL, "the man page has part %zu", i);
+    for (const struct setting *row = settings_table; row->name != NULL; row++)
+        check(strstr(text, row->name) != NULL && strstr(text, row->help) != NULL, "the man page tells of %s",
+              row->name);
+    free(roff);
+    free(text);
+}
+
+/* A full disk behind `moxi --man >file` is an error. */
+static void check_full(void)
+{
+    FILE *full = fopen("/dev/full", "w");
+
+    if (full == NULL) {
+        check(true, "output that fails # SKIP no /dev/full");
+        return;
+    }
+    check(!options_print(OPTIONS_HELP, full), "output that fails is noticed");
+    fclose(full);
+}
+
+int main(void)
+{
+    check_defaults();
+    check_short();
+    check_long();
+    check_listens();
+    check_refused();
+    check_long_path();
+    check_statuses();
+    check_version();
+    check_help();
+    check_man();
+    check_full();
+    return tap_end();
+}

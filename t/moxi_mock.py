@@ -1,0 +1,1174 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""moxi_mock - the test is the server: what moxi makes of every way in which a memcached can answer, or not.
+
+Each test plays one or more servers byte by byte (MockServer in moxilib) behind a moxi with one worker, so that by
+default there is exactly one connection to each server and its bytes, in order, are known. Where two outcomes are
+right, the test says why.
+
+Run as /usr/bin/python3 t/moxi_mock.py [Class[.test]].
+"""
+
+import re
+import socket
+import time
+import unittest
+
+from moxilib import MoxiTest, SCALE, ms, await_true, proxy_stats, show
+
+LONG = {"downstream_timeout": ms(60000)}
+
+# What a client asks, what the server is to see, what both are answered: one of each kind of command and reply.
+EXCHANGES = [
+    (b"get k\r\n", b"VALUE k 5 5\r\nhello\r\nEND\r\n"),
+    (b"get nothing\r\n", b"END\r\n"),
+    (b"get empty\r\n", b"VALUE empty 0 0\r\n\r\nEND\r\n"),
+    (b"get sly\r\n", b"VALUE sly 4294967295 25\r\n\r\nEND\r\nVALUE sly 0 1\r\nx\r\n\r\nEND\r\n"),
+    (b"gets k\r\n", b"VALUE k 0 2 18446744073709551615\r\nhi\r\nEND\r\n"),
+    (b"get a b c\r\n", b"VALUE a 0 1\r\n1\r\nVALUE c 0 1\r\n3\r\nEND\r\n"),
+    (b"gats 100 a b\r\n", b"VALUE a 0 1 7\r\n1\r\nVALUE b 0 1 8\r\n2\r\nEND\r\n"),
+    (b"gat 100 k\r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n"),
+    (b"set k 5 0 5\r\nhello\r\n", b"STORED\r\n"),
+    (b"add k 5 0 0\r\n\r\n", b"NOT_STORED\r\n"),
+    (b"replace k 5 60 2\r\n\r\n\r\n", b"NOT_STORED\r\n"),
+    (b"append k 0 0 1\r\nx\r\n", b"STORED\r\n"),
+    (b"prepend k 0 0 1\r\nx\r\n", b"SERVER_ERROR out of memory storing object\r\n"),
+    (b"cas k 5 0 5 77\r\nhello\r\n", b"EXISTS\r\n"),
+    (b"cas k 5 0 5 78\r\nhello\r\n", b"NOT_FOUND\r\n"),
+    (b"incr n 1\r\n", b"18446744073709551615\r\n"),
+    (b"decr n 5\r\n", b"0\r\n"),
+    (b"incr n 2\r\n", b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"),
+    (b"decr n 7\r\n", b"NOT_FOUND\r\n"),
+    (b"touch k 10\r\n", b"TOUCHED\r\n"),
+    (b"touch j 10\r\n", b"NOT_FOUND\r\n"),
+    (b"delete k\r\n", b"DELETED\r\n"),
+    (b"delete j\r\n", b"NOT_FOUND\r\n"),
+]
+
+
+def value(key, data, flags=0):
+    return b"VALUE %s %d %d\r\n%s\r\n" % (key, flags, len(data), data)
+
+
+def closed(mock):
+    return b"SERVER_ERROR proxy downstream closed %s\r\n" % mock.host
+
+
+def unwritten(mock):
+    return b"SERVER_ERROR proxy write to downstream %s\r\n" % mock.host
+
+
+def timed_out(mock):
+    return b"SERVER_ERROR proxy downstream timeout %s\r\n" % mock.host
+
+
+OUT = b"SERVER_ERROR proxy out of downstreams\r\n"
+
+
+class MockTest(MoxiTest):
+    def one(self, settings=None, **kw):
+        """A mock, a moxi before it that holds back no request for fear of large replies, a client of that."""
+        mock = self.mock(**kw)
+        moxi = self.moxi([mock], dict({"client_buffer_max": 1 << 30}, **(settings or {})))
+        return mock, moxi, self.client(moxi)
+
+    def established(self, settings=None):
+        """The same with the connection to the server already there."""
+        mock, moxi, client = self.one(settings)
+        client.send(b"get first\r\n")
+        server = mock.accept_expect(b"get first\r\n")
+        server.send(b"END\r\n")
+        client.expect(b"END\r\n")
+        return mock, moxi, client, server
+
+    def works_again(self, mock, client):
+        """The next request goes to a new connection, and only it."""
+        client.send(b"get again\r\n")
+        server = mock.accept_expect(b"get again\r\n")
+        server.send(value(b"again", b"yes") + b"END\r\n")
+        client.expect(value(b"again", b"yes") + b"END\r\n")
+        return server
+
+
+class Pieces(MockTest):
+    """Bytes come in any pieces, from both sides."""
+
+    def test_reply_cut_anywhere(self):
+        _, _, client, server = self.established()
+        for request, reply in EXCHANGES:
+            for cut in range(1, len(reply)):
+                client.send(request)
+                server.expect(request)
+                server.send_pieces([reply[:cut], reply[cut:]])
+                client.expect(reply)
+
+    def test_pipelined_replies_cut_anywhere(self):
+        _, _, client, server = self.established()
+        requests = b"".join(e[0] for e in EXCHANGES)
+        replies = b"".join(e[1] for e in EXCHANGES)
+        for cut in range(1, len(replies)):
+            client.send(requests)
+            server.expect(requests)
+            server.send_pieces([replies[:cut], replies[cut:]])
+            client.expect(replies)
+
+    def test_replies_byte_by_byte(self):
+        _, _, client, server = self.established()
+        client.send(b"".join(e[0] for e in EXCHANGES))
+        server.expect(b"".join(e[0] for e in EXCHANGES))
+        for _, reply in EXCHANGES:
+            server.send_pieces([reply[i:i + 1] for i in range(len(reply))])
+            client.expect(reply)
+        client.expect_nothing()
+
+    def test_requests_cut_anywhere(self):
+        _, _, client, server = self.established()
+        requests = b"".join(e[0] for e in EXCHANGES)
+        replies = b"".join(e[1] for e in EXCHANGES)
+        for cut in range(1, len(requests)):
+            client.send_pieces([requests[:cut], requests[cut:]])
+            server.expect(requests)
+            server.send(replies)
+            client.expect(replies)
+
+    def test_requests_byte_by_byte(self):
+        _, _, client, server = self.established()
+        requests = b"".join(e[0] for e in EXCHANGES)
+        client.send_pieces([requests[i:i + 1] for i in range(len(requests))])
+        server.expect(requests)
+        server.send(b"".join(e[1] for e in EXCHANGES))
+        client.expect(b"".join(e[1] for e in EXCHANGES))
+
+    def test_request_leaves_whole(self):
+        """An unfinished request costs the shared connection nothing: others pass it, and it comes in one piece."""
+        _, moxi, client, server = self.established()
+        other = self.client(moxi)
+        request = b"set k 0 0 300000\r\n" + b"v" * 300000 + b"\r\n"
+        for part in (request[:3], request[3:18], request[18:100000], request[100000:-1]):
+            client.send(part).sync()
+            other.turn()
+            server.expect_nothing()
+            other.send(b"get b\r\n")
+            server.expect(b"get b\r\n").send(b"END\r\n")
+            other.expect(b"END\r\n")
+        client.send(request[-1:])
+        server.expect(request).send(b"STORED\r\n")
+        client.expect(b"STORED\r\n")
+
+    def test_large_values_both_ways(self):
+        _, _, client, server = self.established({"stream_min": 0, "item_size_max": 8 << 20})
+        for size in (65535, 65536, 262143, 262144, 1000000, 5000000):
+            data = bytes(range(251)) * (size // 251 + 1)
+            request = b"set k 1 0 %d\r\n%s\r\n" % (size, data[:size])
+            client.send(request)
+            server.expect(request).send(b"STORED\r\n")
+            client.ask(b"", b"STORED\r\n").send(b"get k\r\n")
+            server.expect(b"get k\r\n").send(value(b"k", data[:size]) + b"END\r\n")
+            client.expect(value(b"k", data[:size]) + b"END\r\n")
+
+
+class ServerCloses(MockTest):
+    """The server goes away with requests on its connection."""
+
+    def cut_reply(self, request, reply, expectation):
+        """Ends the connection, in both ways, after each number of bytes of the reply."""
+        mock, _, client = self.one()
+        for end in ("close", "reset"):
+            for cut in range(1, len(reply)):
+                client.send(request)
+                server = mock.accept_expect(request)
+                server.send(reply[:cut]).sync()
+                getattr(server, end)()
+                try:
+                    client.expect(expectation(mock, cut)).expect_nothing()
+                except AssertionError as e:
+                    self.fail("%s after %r: %s" % (end, reply[:cut], e))
+
+    def test_get_cut_anywhere(self):
+        """Before the value is whole it is a miss; afterwards only END is missing, and that moxi knows how to say."""
+        whole = value(b"k", b"hello")
+        self.cut_reply(b"get k\r\n", whole + b"END\r\n",
+                       lambda mock, cut: (whole if cut >= len(whole) else b"") + b"END\r\n")
+
+    def test_multiget_cut_anywhere(self):
+        values = [value(b"a", b"1"), value(b"c", b""), value(b"d", b"END\r\n")]
+
+        def expectation(mock, cut):
+            kept = b""
+            for v in values:
+                if cut < len(kept) + len(v):
+                    break
+                kept += v
+            return kept + b"END\r\n"
+
+        self.cut_reply(b"get a b c d\r\n", b"".join(values) + b"END\r\n", expectation)
+
+    def test_set_cut_anywhere(self):
+        self.cut_reply(b"set k 0 0 1\r\nx\r\n", b"STORED\r\n", lambda mock, cut: closed(mock))
+
+    def test_incr_cut_anywhere(self):
+        self.cut_reply(b"incr k 1\r\n", b"12345\r\n", lambda mock, cut: closed(mock))
+
+    def test_read_is_sent_once_more(self):
+        mock, _, client, server = self.established()
+        for request in (b"get k\r\n", b"gets k\r\n", b"get a b c\r\n"):
+            for end in ("close", "reset"):
+                with self.subTest(request=request, end=end):
+                    client.send(request)
+                    server.expect(request)
+                    getattr(server, end)()
+                    server = mock.accept_expect(request)
+                    server.send(b"END\r\n")
+                    client.expect(b"END\r\n")
+                    client.expect_nothing()
+
+    def test_read_is_not_sent_a_third_time(self):
+        mock, _, client = self.one()
+        for end in ("close", "reset"):
+            client.send(b"get k\r\n")
+            for _ in range(2):
+                server = mock.accept_expect(b"get k\r\n")
+                getattr(server, end)()
+            client.expect(b"END\r\n")
+            self.works_again(mock, client).close()
+
+    def test_no_retry_when_told_so(self):
+        mock, _, client = self.one({"downstream_retry": 0})
+        client.send(b"get k\r\n")
+        mock.accept_expect(b"get k\r\n").close()
+        client.expect(b"END\r\n")
+        self.works_again(mock, client)
+
+    def test_write_is_sent_once(self):
+        mock, _, client = self.one()
+        for request in (b"set k 0 0 1\r\nx\r\n", b"add k 0 0 1\r\nx\r\n", b"append k 0 0 1\r\nx\r\n", b"incr k 1\r\n",
+                        b"cas k 0 0 1 5\r\nx\r\n", b"delete k\r\n", b"touch k 1\r\n"):
+            for end in ("close", "reset"):
+                with self.subTest(request=request, end=end):
+                    client.send(request)
+                    server = mock.accept_expect(request)
+                    getattr(server, end)()
+                    client.expect(closed(mock))
+                    self.works_again(mock, client).close()
+
+    def test_what_was_answered_stays(self):
+        """Of three requests in flight one was answered. The write fails, the read may be sent again or be a miss."""
+        for end in ("close", "reset"):
+            mock, moxi, a, server = self.established()
+            b, c = self.client(moxi), self.client(moxi)
+            for client, request in ((a, b"get a\r\n"), (b, b"set b 0 0 1\r\nx\r\n"), (c, b"get c\r\n")):
+                client.send(request)
+                server.expect(request)
+            server.send(value(b"a", b"A") + b"END\r\n").sync()
+            getattr(server, end)()
+            echo = self.echo(mock)
+            a.expect(value(b"a", b"A") + b"END\r\n")
+            b.expect(closed(mock))
+            self.assertIn(c.read_until(b"END\r\n"), (b"END\r\n", echo.reply(b"c") + b"END\r\n"))
+            for client in (a, b, c):
+                client.ask(b"get z\r\n", echo.reply(b"z") + b"END\r\n")
+            self.assertFalse([line for line in echo.lines if line.startswith(b"set")])
+
+    def test_pipelined_client(self):
+        """One client with many requests in flight gets a reply for each, in order."""
+        mock, _, client, server = self.established()
+        client.send(b"get a\r\nset b 0 0 1\r\nx\r\nget c\r\nversion\r\nset d 0 0 1\r\nx\r\nget e\r\n")
+        server.expect(b"get a\r\nset b 0 0 1\r\nx\r\nget c\r\nset d 0 0 1\r\nx\r\nget e\r\n")
+        server.send(value(b"a", b"A") + b"EN").sync().close()
+        echo = self.echo(mock)
+        client.expect(value(b"a", b"A") + b"END\r\n" + closed(mock))
+        self.assertIn(client.read_until(b"END\r\n"), (b"END\r\n", echo.reply(b"c") + b"END\r\n"))
+        client.expect_match(rb"VERSION .*\r\n")
+        client.expect(closed(mock))
+        self.assertIn(client.read_until(b"END\r\n"), (b"END\r\n", echo.reply(b"e") + b"END\r\n"))
+
+    def test_idle_close_is_not_noticed(self):
+        mock, _, client, server = self.established()
+        for request, reply in ((b"get k\r\n", b"END\r\n"), (b"set k 0 0 1\r\nx\r\n", b"STORED\r\n")):
+            server.shutdown().expect_closed()  # moxi has noticed
+            self.assertFalse(mock.pending())
+            client.send(request)
+            server = mock.accept_expect(request)
+            server.send(reply)
+            client.expect(reply)
+
+    def test_accepts_and_closes(self):
+        """Whether the write had been sent by then depends; it is told in either case, and never sent again."""
+        mock, _, client = self.one()
+        for end in ("close", "reset"):
+            client.send(b"set k 0 0 1\r\nx\r\n")
+            getattr(mock.accept(), end)()
+            self.assertIn(client.line(), (closed(mock), unwritten(mock)))
+            self.works_again(mock, client).shutdown().expect_closed()
+
+
+class SeveralServers(MockTest):
+    """One of three servers fails in a multiget."""
+
+    def setUp(self):
+        super().setUp()
+        self.mocks = [self.mock() for _ in range(3)]
+        self.echos = [self.echo(m) for m in self.mocks]
+
+    def start(self, settings=None):
+        """Finds out which keys the third server has, then takes its echo away. Returns a client."""
+        self.server_moxi = self.moxi(self.mocks, settings)
+        client = self.client(self.server_moxi)
+        self.keys = [b"key%d" % i for i in range(24)]
+        for key in self.keys:
+            client.ask(b"get %s\r\n" % key, self.echos[0].reply(key) + b"END\r\n")
+        self.third = [k for k in self.keys if b"get " + k in self.echos[2].lines]
+        self.assertTrue(2 <= len(self.third) <= 20, self.third)
+        self._ends[0].remove(self.echos[2].stop)
+        self.echos[2].stop()
+        return client
+
+    def reply_without(self, missing):
+        reply = self.echos[0].reply
+        return b"".join(reply(k) for k in self.keys if k not in missing) + b"END\r\n"
+
+    def multiget(self, client, command=b"get"):
+        client.send(command + b" " + b" ".join(self.keys) + b"\r\n")
+
+    def test_one_line_a_server(self):
+        client = self.start()
+        self.multiget(client)
+        server = self.mocks[2].accept_expect(b"get " + b" ".join(self.third) + b"\r\n")
+        server.send_pieces([self.echos[2].reply(k) for k in self.third] + [b"END\r\n"])
+        client.expect(self.reply_without([]))
+        for echo, n in ((self.echos[0], 0), (self.echos[1], 1)):
+            own = [k for k in self.keys if b"get " + k in echo.lines[:-1]]
+            self.assertEqual(echo.lines[-1], b"get " + b" ".join(own))
+
+    def test_refused(self):
+        client = self.start()
+        self.mocks[2].close()
+        for _ in range(3):
+            self.multiget(client)
+            client.expect(self.reply_without(self.third))
+
+    def test_closes_unanswered(self):
+        client = self.start()
+        self.multiget(client)
+        for _ in range(2):
+            self.mocks[2].accept_expect(b"get " + b" ".join(self.third) + b"\r\n").close()
+        client.expect(self.reply_without(self.third))
+
+    def test_closes_in_the_middle(self):
+        client = self.start()
+        self.multiget(client)
+        server = self.mocks[2].accept_expect(b"get " + b" ".join(self.third) + b"\r\n")
+        first, second = self.third[:2]
+        server.send(self.echos[2].reply(first) + self.echos[2].reply(second)[:-3]).sync().close()
+        client.expect(self.reply_without(self.third[1:]))
+
+    def test_does_not_answer(self):
+        client = self.start({"downstream_timeout": ms(300)})
+        self.multiget(client)
+        self.mocks[2].accept_expect(b"get " + b" ".join(self.third) + b"\r\n")
+        client.expect(self.reply_without(self.third))
+
+    def test_answers_nonsense(self):
+        client = self.start()
+        request = b"get " + b" ".join(self.third) + b"\r\n"
+        for nonsense in (b"WHAT\r\n", b"STORED\r\n", value(b"stranger", b"x") + b"END\r\n", b"SERVER_ERROR busy\r\n",
+                         b"VALUE " + self.third[0] + b" 0 -1\r\n", b"\r\n", b"\0" * 50 + b"\n", b"ERROR\r\n"):
+            with self.subTest(nonsense=nonsense):
+                self.multiget(client)
+                self.mocks[2].expect_somewhere(request).send(nonsense)
+                client.expect(self.reply_without(self.third))
+
+    def test_order_is_the_order_of_the_keys(self):
+        """The server of the first key answers last; keys may repeat."""
+        client = self.start()
+        others = [k for k in self.keys if k not in self.third]
+        self.keys = self.third + others[::-1] + self.third[:2] + others[:2]
+        self.multiget(client)
+        server = self.mocks[2].accept()
+        asked = server.line().split()[1:]
+        await_true(lambda: all(e.lines[-1].count(b" ") > 1 for e in self.echos[:2]), "the others were asked")
+        self.client(self.server_moxi).turn()
+        client.expect_nothing()
+        server.send_pieces([self.echos[2].reply(k) for k in asked] + [b"END\r\n"])
+        client.expect(self.reply_without([]))
+
+
+class Shared(MockTest):
+    """One connection carries all clients of a worker."""
+
+    def test_two_clients(self):
+        mock, moxi, a, server = self.established()
+        b = self.client(moxi)
+        a.send(b"get a1\r\n")
+        server.expect(b"get a1\r\n")
+        b.send(b"set b1 0 0 2\r\nbb\r\n")
+        server.expect(b"set b1 0 0 2\r\nbb\r\n")
+        a.send(b"incr a2 1\r\nget a3\r\n")
+        server.expect(b"incr a2 1\r\nget a3\r\n")
+        b.send(b"get b2\r\n")
+        server.expect(b"get b2\r\n")
+        server.send(b"END\r\n")
+        a.expect(b"END\r\n")
+        b.expect_nothing()
+        server.send(b"STO").sync()
+        server.send(b"RED\r\n5")
+        b.expect(b"STORED\r\n")
+        server.sync().send(b"\r\n")
+        a.expect(b"5\r\n")
+        server.send(value(b"a3", b"A3") + b"END\r\n" + value(b"b2", b"B2") + b"END\r\n")
+        b.expect(value(b"b2", b"B2") + b"END\r\n")
+        a.expect(value(b"a3", b"A3") + b"END\r\n")
+        self.assertFalse(mock.pending())
+
+    def test_many_clients(self):
+        mock, moxi, _, server = self.established(LONG)
+        clients = [self.client(moxi) for _ in range(50)]
+        for turn in range(20):
+            for i, client in enumerate(clients):
+                client.send(b"get c%dt%d\r\n" % (i, turn))
+        seen = []
+        for n in range(50 * 20):
+            seen.append(server.line()[4:-2])
+            if n % 7 == 6:  # some replies early, some late
+                server.send(b"".join(value(k, b"<" + k + b">") + b"END\r\n" for k in seen[n - 6:]))
+        server.send(b"".join(value(k, b"<" + k + b">") + b"END\r\n" for k in seen[n - n % 7:]))
+        for i, client in enumerate(clients):
+            client.expect(b"".join(value(b"c%dt%d" % (i, t), b"<c%dt%d>" % (i, t)) + b"END\r\n" for t in range(20)))
+            self.assertEqual([k for k in seen if k.startswith(b"c%dt" % i)], [b"c%dt%d" % (i, t) for t in range(20)])
+        self.assertFalse(mock.pending())
+
+    def test_client_gone_before_its_reply(self):
+        for end in ("close", "reset"):
+            mock, moxi, a, server = self.established()
+            b = self.client(moxi)
+            a.send(b"get a\r\nset c 0 0 1\r\nx\r\n")
+            server.expect(b"get a\r\nset c 0 0 1\r\nx\r\n")
+            b.send(b"get b\r\n")
+            server.expect(b"get b\r\n")
+            getattr(a, end)()
+            self.client(moxi).turn()
+            server.send(value(b"a", b"for a")).sync()
+            server.send(b"END\r\nSTORED\r\n" + value(b"b", b"for b") + b"END\r\n")
+            b.expect(value(b"b", b"for b") + b"END\r\n").turn()
+            self._ends[0].remove(a.close)
+
+    def test_quit_after_requests(self):
+        _, _, client, server = self.established()
+        client.send(b"get a\r\nset b 0 0 1\r\nx\r\nquit\r\nget never\r\n")
+        server.expect(b"get a\r\nset b 0 0 1\r\nx\r\n")
+        server.send(b"END\r\n").sync()
+        server.send(b"STORED\r\n")
+        client.expect(b"END\r\nSTORED\r\n")
+        self.assertEqual(client.read_all(), b"")
+        server.expect_nothing()
+
+    def test_local_replies_keep_their_place(self):
+        _, _, client, server = self.established()
+        client.send(b"get a\r\nversion\r\nbogus\r\nget b\r\nset k 0 0 x\r\nget c\r\n")
+        server.expect(b"get a\r\nget b\r\nget c\r\n")
+        client.expect_nothing()
+        server.send(b"END\r\n")
+        client.expect(b"END\r\n").expect_match(rb"VERSION .*\r\n")
+        client.expect(b"ERROR\r\n").expect_nothing()
+        server.send(b"END\r\n")
+        client.expect(b"END\r\nCLIENT_ERROR bad command line format\r\n").expect_nothing()
+        server.send(b"END\r\n")
+        client.expect(b"END\r\n")
+
+
+class Local(MockTest):
+    """What a server never sees."""
+
+    def test_never_reach_the_server(self):
+        mock, _, client, server = self.established()
+        for request in (b"version", b"version foo", b"verbosity 1", b"verbosity", b"bogus", b"bogus 1 2 3", b"shutdown",
+                        b"get", b"gets", b"set k 0 0", b"set k 0 0 -1", b"incr k", b"incr k x", b"touch k", b"delete",
+                        b"delete k 1", b"get " + b"k" * 251, b"stats proxy", b"stats proxy info", b"", b"GETS k",
+                        b"slabs reassign 1 2", b"lru tune 10 20 30", b"cache_memlimit 1", b"flush_all x", b"gat",
+                        b"watch", b"me k", b"stat", b"getx k", b"ge", b"verbosity 0"):
+            with self.subTest(request=request):
+                client.send(request + b"\r\n")
+                if request.startswith(b"stats"):
+                    client.lines_to_end()
+                else:
+                    client.expect_match(rb"(ERROR|CLIENT_ERROR|VERSION|OK|SERVER_ERROR).*\r\n")
+        client.send(b"get k\r\n")
+        server.expect(b"get k\r\n").send(b"END\r\n")
+        client.expect(b"END\r\n")
+        self.assertFalse(mock.pending())
+
+    def test_no_connection_before_the_first_request(self):
+        mock, _, client = self.one()
+        client.turn()
+        self.assertFalse(mock.pending())
+
+    def test_refused_data_is_not_run(self):
+        """The data block of a refused command may look like commands."""
+        _, _, client, server = self.established({"item_size_max": 1000})
+        poison = b"set p 0 0 1\r\nx\r\ndelete p\r\n"
+        for head in (b"set k x 0 %d\r\n", b"set k 0 x %d\r\n", b"set " + b"k" * 251 + b" 0 0 %d\r\n",
+                     b"cas k 0 0 %d x\r\n", b"add k -1 0 %d\r\n"):
+            with self.subTest(head=head):
+                client.send(head % len(poison) + poison + b"\r\nget k\r\n")
+                client.expect(b"CLIENT_ERROR bad command line format\r\n")
+                server.expect(b"get k\r\n").send(b"END\r\n")
+                client.expect(b"END\r\n")
+
+
+class FlushAll(MockTest):
+    def test_reaches_every_server(self):
+        mocks = [self.mock() for _ in range(3)]
+        client = self.client(self.moxi(mocks))
+        servers = []
+        for request in (b"flush_all\r\n", b"flush_all 10\r\n", b"flush_all 0\r\n"):
+            client.send(request)
+            servers = servers or [m.accept() for m in mocks]
+            for server in servers:
+                client.expect_nothing()
+                server.expect(request).send(b"OK\r\n").sync()
+            client.expect(b"OK\r\n")
+
+    def test_noreply(self):
+        mocks = [self.mock() for _ in range(3)]
+        client = self.client(self.moxi(mocks))
+        client.send(b"flush_all noreply\r\nflush_all 5 noreply\r\nversion\r\n")
+        for mock in mocks:
+            mock.accept_expect(b"flush_all\r\nflush_all 5\r\n").send(b"OK\r\nOK\r\n")
+        client.expect_match(rb"VERSION .*\r\n")
+        client.turn()
+
+    def test_a_servers_refusal_is_relayed(self):
+        mocks = [self.mock() for _ in range(3)]
+        client = self.client(self.moxi(mocks))
+        client.send(b"flush_all\r\n")
+        servers = [m.accept_expect(b"flush_all\r\n") for m in mocks]
+        for server, reply in zip(servers, (b"OK\r\n", b"CLIENT_ERROR flush_all not allowed\r\n", b"OK\r\n")):
+            server.send(reply)
+        client.expect(b"CLIENT_ERROR flush_all not allowed\r\n")
+        client.turn()
+
+    def test_one_server_is_away(self):
+        mocks = [self.mock(), self.mock(listening=False), self.mock()]
+        client = self.client(self.moxi(mocks))
+        client.send(b"flush_all\r\n")
+        for mock in (mocks[0], mocks[2]):
+            mock.accept_expect(b"flush_all\r\n").send(b"OK\r\n")
+        client.expect(unwritten(mocks[1]))
+
+    def test_one_server_closes(self):
+        mocks = [self.mock(), self.mock()]
+        client = self.client(self.moxi(mocks))
+        client.send(b"flush_all\r\n")
+        mocks[0].accept_expect(b"flush_all\r\n").send(b"OK\r\n")
+        mocks[1].accept_expect(b"flush_all\r\n").close()
+        client.expect(closed(mocks[1]))
+
+
+class Timeouts(MockTest):
+    """downstream_timeout: the request is answered; its reply, when it comes, is nobody's."""
+
+    def test_no_answer(self):
+        mock, _, client = self.one({"downstream_timeout": ms(250)})
+        for request, reply in ((b"get k\r\n", b"END\r\n"), (b"get a b\r\n", b"END\r\n"),
+                               (b"set k 0 0 1\r\nx\r\n", timed_out(mock)), (b"incr k 1\r\n", timed_out(mock)),
+                               (b"delete k\r\n", timed_out(mock))):
+            with self.subTest(request=request):
+                begin = time.monotonic()
+                client.send(request)
+                server = mock.accept_expect(request)
+                client.expect(reply)
+                self.assertGreater(time.monotonic() - begin, 0.2 * SCALE)
+                server.expect_closed()  # no progress: moxi gives the connection up
+        self.works_again(mock, client)
+
+    def test_late_reply_is_swallowed(self):
+        """The connection makes progress, so it stays; the reply that comes late is not the next request's."""
+        mock, moxi, a, server = self.established({"downstream_timeout": ms(1000)})
+        b, c = self.client(moxi), self.client(moxi)
+        a.send(b"get a\r\n")
+        server.expect(b"get a\r\n")
+        b.send(b"set b 0 0 1\r\nx\r\n")
+        server.expect(b"set b 0 0 1\r\nx\r\n")
+        time.sleep(0.6 * SCALE)
+        server.send(value(b"a", b"A") + b"END\r\n")  # progress
+        a.expect(value(b"a", b"A") + b"END\r\n")
+        c.send(b"get c\r\n")
+        server.expect(b"get c\r\n")
+        b.expect(timed_out(mock))
+        b.send(b"get bb\r\n")
+        server.expect(b"get bb\r\n")
+        server.send(b"STORED\r\n" + value(b"c", b"C") + b"END\r\n" + value(b"bb", b"BB") + b"END\r\n")
+        c.expect(value(b"c", b"C") + b"END\r\n")
+        b.expect(value(b"bb", b"BB") + b"END\r\n")
+        self.assertFalse(mock.pending())
+
+    def test_late_in_the_middle_of_a_value(self):
+        mock, moxi, a, server = self.established({"downstream_timeout": ms(1000)})
+        b = self.client(moxi)
+        a.send(b"get a\r\n")
+        server.expect(b"get a\r\n")
+        time.sleep(0.6 * SCALE)
+        reply = value(b"a", b"END\r\n" * 10) + b"END\r\n"
+        server.send(reply[:20])  # progress
+        b.send(b"get b\r\n")
+        server.expect(b"get b\r\n")
+        a.expect(b"END\r\n")
+        server.send(reply[20:] + value(b"b", b"B") + b"END\r\n")
+        b.expect(value(b"b", b"B") + b"END\r\n")
+        a.expect_nothing()
+        self.assertFalse(mock.pending())
+
+    def test_timeout_in_a_pipeline(self):
+        """Replies after the one that timed out keep their places."""
+        mock, _, client = self.one({"downstream_timeout": ms(300)})
+        client.send(b"get a\r\nversion\r\nset b 0 0 1\r\nx\r\nget c\r\n")
+        mock.accept_expect(b"get a\r\nset b 0 0 1\r\nx\r\nget c\r\n")
+        client.expect(b"END\r\n").expect_match(rb"VERSION .*\r\n")
+        self.assertIn(client.line(), (timed_out(mock), closed(mock)))
+        client.expect(b"END\r\n")
+
+    def test_connect_timeout(self):
+        """A server whose queue of connections is full neither accepts nor refuses."""
+        mock = self.mock(listening=False)
+        mock.sock.listen(0)
+        fillers = []
+        for _ in range(8):
+            s = socket.socket()
+            s.setblocking(False)
+            s.connect_ex(("127.0.0.1", mock.port))
+            fillers.append(s)
+            self.addCleanup(s.close)
+        client = self.client(self.moxi([mock], {"connect_timeout": ms(200), "downstream_timeout": ms(30000)}))
+        begin = time.monotonic()
+        client.ask(b"get k\r\n", b"END\r\n", timeout=5 * SCALE)
+        client.send(b"set k 0 0 1\r\nx\r\n")
+        self.assertEqual(client.line(5 * SCALE), unwritten(mock))
+        self.assertLess(time.monotonic() - begin, 5 * SCALE)
+
+
+class Malformed(MockTest):
+    """A reply that cannot be ends its connection, and nobody takes it for an answer."""
+
+    FOR_GET = [
+        b"GARBAGE\r\n", b"\r\n", b"\n", b"\0\0\0\0\r\n", b"END\0\r\n", b"ENDING\r\n", b"STORED\r\n", b"DELETED\r\n",
+        b"5\r\n", b"OK\r\n", b"TOUCHED\r\n", b"NOT_FOUND\r\n", b"VERSION 1.6.18\r\n", b"STAT pid 1\r\nEND\r\n",
+        b"VALUE\r\n", b"VALUE \r\n", b"VALUE k\r\n", b"VALUE k 0\r\n", b"VALUE k 0 \r\n", b"VALUE k 0 -1\r\n",
+        b"VALUE k 0 x\r\n", b"VALUE k 0 5x\r\n", b"VALUE k x 5\r\nhello\r\nEND\r\n",
+        b"VALUE k 0 99999999999999999999\r\n", b"VALUE k 0 18446744073709551615\r\n",
+        b"VALUE k 0 9223372036854775807\r\n", b"VALUE k 0 18446744073709551614\r\nxx\r\nEND\r\n",
+        b"VALUE other 0 1\r\nx\r\nEND\r\n", b"VALUE kk 0 1\r\nx\r\nEND\r\n", b"VALUE " + b"k" * 300 + b" 0 1\r\n",
+        b"VALUE k 0 1\r\nxyzEND\r\n", b"VALUE k 0 3\r\nx\r\nEND\r\n\r\n", b"VALUE k 0 1 2 3 4 5\r\nx\r\nEND\r\n",
+        b"value k 0 1\r\nx\r\nEND\r\n", b"x" * 100000, b"VALUE " + b"x" * 100000,
+        b"VALUE k 0 1\r\nx\r\nGARBAGE\r\n", b"VALUE k 0 1\r\nx\r\nSTORED\r\n",
+    ]
+    FOR_SET = [
+        b"GARBAGE\r\n", b"END\r\n", b"VALUE k 0 1\r\nx\r\nEND\r\n", b"DELETED\r\n", b"STORE\r\n", b"STOREDX\r\n",
+        b"\r\n",
+        b"5\r\n", b"OK\r\n", b"STORED" * 20000, b"TOUCHED\r\n", b"stored\r\n", b"STORED\0\r\n",
+    ]
+    FOR_INCR = [b"STORED\r\n", b"-1\r\n", b"12x\r\n", b"x\r\n", b"END\r\n", b"\r\n", b"DELETED\r\n", b"1" * 50000]
+
+    def fails(self, request, nonsense, expectation, mock, client, server=None):
+        client.send(request)
+        server = server or mock.accept()
+        server.expect(request).send(nonsense)
+        client.expect(expectation)
+        server.expect_closed()
+        client.expect_nothing()
+
+    def table(self, request, replies, expectation):
+        mock, _, client = self.one()
+        for nonsense in replies:
+            with self.subTest(nonsense=show(nonsense)):
+                self.fails(request, nonsense, expectation(mock, nonsense), mock, client)
+        self.works_again(mock, client)
+
+    def test_get(self):
+        """A whole value that was followed by nonsense is still a value."""
+        whole = value(b"k", b"x")
+        self.table(b"get k\r\n", self.FOR_GET,
+                   lambda mock, reply: (whole if reply.startswith(whole) else b"") + b"END\r\n")
+
+    def test_gets_needs_a_cas_unique(self):
+        self.table(b"gets k\r\n", [b"VALUE k 0 1\r\nx\r\nEND\r\n", b"VALUE k 0 1 x\r\nx\r\nEND\r\n",
+                                   b"VALUE k 0 1 -1\r\nx\r\nEND\r\n"], lambda mock, reply: b"END\r\n")
+
+    def test_set(self):
+        self.table(b"set k 0 0 1\r\nx\r\n", self.FOR_SET, lambda mock, reply: closed(mock))
+
+    def test_incr(self):
+        self.table(b"incr k 1\r\n", self.FOR_INCR, lambda mock, reply: closed(mock))
+
+    def test_delete_touch(self):
+        self.table(b"delete k\r\n", [b"STORED\r\n", b"END\r\n", b"1\r\n"], lambda mock, reply: closed(mock))
+        self.table(b"touch k 1\r\n", [b"STORED\r\n", b"DELETED\r\n", b"1\r\n"], lambda mock, reply: closed(mock))
+
+    def test_error_to_a_set(self):
+        """The server took the data block for commands: how many replies follow is anyone's guess."""
+        mock, _, client = self.one()
+        client.send(b"set k 0 0 1\r\nx\r\n")
+        server = mock.accept_expect(b"set k 0 0 1\r\nx\r\n")
+        server.send(b"ERROR\r\nERROR\r\n")
+        client.expect_match(rb"(ERROR|SERVER_ERROR .*)\r\n")
+        server.expect_closed()
+        client.expect_nothing()
+        self.works_again(mock, client)
+
+    def test_errors_that_are_replies(self):
+        """A server may refuse a request properly; that is relayed, and the connection goes on."""
+        _, _, client, server = self.established()
+        for request in (b"get k\r\n", b"set k 0 0 1\r\nx\r\n", b"incr k 1\r\n", b"delete k\r\n", b"touch k 1\r\n"):
+            with self.subTest(request=request):
+                client.send(request + b"version\r\n")
+                server.expect(request).send(b"SERVER_ERROR out of memory\r\n")
+                client.expect(b"SERVER_ERROR out of memory\r\n").expect_match(rb"VERSION .*\r\n")
+
+    def test_others_on_the_connection(self):
+        """Those who wait behind the nonsense fail, or are asked again where that is safe; none gets another's."""
+        for nonsense in (b"GARBAGE\r\n", value(b"b", b"not a's") + b"END\r\n", b"STORED\r\n"):
+            mock, moxi, a, server = self.established()
+            b, c = self.client(moxi), self.client(moxi)
+            for client, request in ((a, b"get a\r\n"), (b, b"get b\r\n"), (c, b"set c 0 0 1\r\nx\r\n")):
+                client.send(request)
+                server.expect(request)
+            server.send(nonsense + b"END\r\nSTORED\r\n")
+            echo = self.echo(mock)
+            a.expect(b"END\r\n")
+            self.assertIn(b.read_until(b"END\r\n"), (b"END\r\n", echo.reply(b"b") + b"END\r\n"))
+            c.expect(closed(mock))
+            for client in (a, b, c):
+                client.ask(b"get z\r\n", echo.reply(b"z") + b"END\r\n")
+
+    def test_reply_nobody_asked_for(self):
+        mock, _, client, server = self.established()
+        for unasked in (b"STORED\r\n", b"END\r\n", b"VALUE k 0 1\r\nx\r\nEND\r\n", b"ERROR\r\n", b"x", b"\r\n"):
+            with self.subTest(unasked=unasked):
+                server.send(unasked)
+                server.expect_closed()
+                server = self.works_again(mock, client)
+
+    def test_one_reply_too_many(self):
+        mock, _, client, server = self.established()
+        for reply in (b"END\r\nEND\r\n", b"END\r\nSTORED\r\n", value(b"k", b"x") + b"END\r\n" + value(b"k", b"y")):
+            with self.subTest(reply=reply):
+                client.send(b"get k\r\n")
+                server.expect(b"get k\r\n").send(reply)
+                client.expect(reply[:reply.index(b"END\r\n") + 5])
+                server.expect_closed()
+                server = self.works_again(mock, client)
+
+    def test_refusal_of_the_connection(self):
+        """memcached over its limit of connections says so unasked and closes: an error or a miss, but an answer."""
+        mock, _, client = self.one()
+        client.send(b"get k\r\n")
+        while await_true(lambda: client.readable() or mock.pending(), "an answer") and not client.readable():
+            mock.accept().send(b"ERROR Too many open connections\r\n").shutdown()
+        client.expect_match(rb"(END|ERROR Too many open connections)\r\n")
+        client.turn()
+
+
+class Stalled(MockTest):
+    """A server that takes nothing or gives nothing."""
+
+    def test_stops_reading(self):
+        """Over downstream_queue_bytes requests are refused at once; other servers' clients do not notice."""
+        mock = self.mock(rcvbuf=4096)
+        moxi = self.moxi([mock], dict(LONG, downstream_queue_bytes=1 << 20))
+        request = b"set k 0 0 100000\r\n" + b"x" * 100000 + b"\r\n"
+        clients = []
+        for _ in range(200):
+            client = self.client(moxi)
+            client.send(request).sync()
+            client.send(b"version\r\n")
+            clients.append(client)
+            refused = [c for c in clients if c.readable()]
+            if refused:
+                break
+        self.assertTrue(refused, "20 MB were queued for a server that does not read")
+        for client in refused:
+            client.expect(OUT).expect_match(rb"VERSION .*\r\n")
+        self.assertGreater(len(clients), 8)
+        late = self.client(moxi)
+        late.ask(b"set k 0 0 100000\r\n" + b"x" * 100000 + b"\r\n", OUT, timeout=2 * SCALE)
+        server = mock.accept()  # it wakes up: all that was kept arrives, in order
+        kept = [c for c in clients if c not in refused]
+        for client in kept:
+            server.expect(request).send(b"STORED\r\n")
+            client.expect(b"STORED\r\n").expect_match(rb"VERSION .*\r\n")
+        late.send(b"get k\r\n")
+        server.expect(b"get k\r\n").send(b"END\r\n")
+        late.expect(b"END\r\n")
+
+    def test_queue_max(self):
+        mock, moxi, _, server = self.established(dict(LONG, downstream_queue_max=10))
+        clients = []
+        refused = []
+        while len(clients) < 100 and not refused:
+            clients.append(self.client(moxi))
+            clients[-1].send(b"set k%d 0 0 1\r\nx\r\n" % len(clients)).sync()
+            self.client(moxi).turn()
+            refused = [c for c in clients if c.readable()]
+        self.assertEqual([clients[-1]], refused)
+        clients.pop().expect(OUT)
+        self.assertEqual(len(clients), 10)
+        for i, client in enumerate(clients):
+            server.expect(b"set k%d 0 0 1\r\nx\r\n" % (i + 1)).send(b"STORED\r\n")
+            client.expect(b"STORED\r\n")
+
+    def test_does_not_answer_holds_up_nobody_else(self):
+        silent, mock = self.mock(), self.mock()
+        moxi = self.moxi([silent, mock], LONG)
+        echo = self.echo(mock)
+        clients = [self.client(moxi) for _ in range(20)]
+        for i, client in enumerate(clients):
+            client.send(b"get key%d\r\n" % i)
+        silent.accept()
+        answered = await_true(lambda: [i for i, c in enumerate(clients) if c.readable()], "some keys are on the other")
+        await_true(lambda: len(echo.lines) == len([i for i, c in enumerate(clients) if c.readable()]), "all answered")
+        for _ in range(50):
+            for i in answered:
+                if clients[i].buffer or clients[i].readable():
+                    clients[i].expect(echo.reply(b"key%d" % i) + b"END\r\n")
+                clients[i].ask(b"get key%d\r\n" % i, echo.reply(b"key%d" % i) + b"END\r\n")
+
+
+class Unreachable(MockTest):
+    def test_refused(self):
+        mock = self.mock(listening=False)
+        client = self.client(self.moxi([mock], {"connect_max_errors": 1000}))
+        for _ in range(3):
+            client.ask(b"get k\r\n", b"END\r\n")
+            client.ask(b"gets a b c\r\n", b"END\r\n")
+            for request in (b"set k 0 0 1\r\nx\r\n", b"incr k 1\r\n", b"delete k\r\n", b"touch k 1\r\n"):
+                client.ask(request, unwritten(mock))
+            client.send(b"set k 0 0 1 noreply\r\nx\r\n").turn()
+        mock.listen()  # it comes back
+        self.works_again(mock, client)
+
+    def test_refused_pipelined(self):
+        mock = self.mock(listening=False)
+        client = self.client(self.moxi([mock]))
+        client.ask((b"get k\r\nset k 0 0 1\r\nx\r\n" + b"get a b\r\n") * 50,
+                   (b"END\r\n" + unwritten(mock) + b"END\r\n") * 50)
+
+    def test_backoff(self):
+        """Over connect_max_errors failures the server is left alone for connect_retry_interval."""
+        interval = ms(1200)
+        mock = self.mock(listening=False)
+        client = self.client(self.moxi([mock], {"connect_max_errors": 3, "connect_retry_interval": interval}))
+        for _ in range(4):
+            client.ask(b"set k 0 0 1\r\nx\r\n", unwritten(mock))
+        since = time.monotonic()
+        mock.listen()
+        for _ in range(20):
+            client.send(b"set k 0 0 1\r\nx\r\n")
+            self.assertIn(client.line(), (unwritten(mock), OUT))
+            client.ask(b"get k\r\n", b"END\r\n")
+        self.assertLess(time.monotonic() - since, interval / 1000 * 0.8)
+        self.assertFalse(mock.pending())
+
+        # A get that finds the server left alone is a miss at once; the first that does not is kept for the answer.
+        while not mock.pending(0.02):
+            client.send(b"get k\r\n")
+            await_true(lambda: mock.pending() or client.readable(), "a miss or an attempt")
+            if mock.pending():
+                break
+            client.expect(b"END\r\n")
+        self.assertGreater(time.monotonic() - since, interval / 1000 * 0.8)
+        self.assertLess(time.monotonic() - since, interval / 1000 * 2 + 1)
+        server = mock.accept_expect(b"get k\r\n")
+        server.send(value(b"k", b"x") + b"END\r\n")
+        client.expect(value(b"k", b"x") + b"END\r\n")
+        client.send(b"set k 0 0 1\r\nx\r\n")
+        server.expect(b"set k 0 0 1\r\nx\r\n").send(b"STORED\r\n")
+        client.expect(b"STORED\r\n")
+
+
+class Admission(MockTest):
+    """downstream_max and downstream_conn_max."""
+
+    def test_one_at_a_time(self):
+        mock, moxi, a, server = self.established(dict(LONG, downstream_max=1, wait_queue_timeout=ms(60000)))
+        b, c = self.client(moxi), self.client(moxi)
+        a.send(b"get a\r\n")
+        server.expect(b"get a\r\n")
+        b.send(b"get b\r\nget b2\r\n").sync()
+        c.turn()
+        server.expect_nothing()
+        server.send(value(b"a", b"A") + b"END\r\n")
+        a.expect(value(b"a", b"A") + b"END\r\n")
+        for key in (b"b", b"b2"):
+            server.expect(b"get " + key + b"\r\n").expect_nothing(0.01).send(value(key, b"B") + b"END\r\n")
+            b.expect(value(key, b"B") + b"END\r\n")
+
+    def test_many_one_at_a_time(self):
+        mock, moxi, _, server = self.established(dict(LONG, downstream_max=1, wait_queue_timeout=ms(60000)))
+        clients = [self.client(moxi) for _ in range(20)]
+        for i, client in enumerate(clients):
+            client.send(b"get k%d\r\n" % i)
+        for _ in clients:
+            key = server.line()[4:-2]
+            server.expect_nothing().send(value(key, key) + b"END\r\n")
+        for i, client in enumerate(clients):
+            client.expect(value(b"k%d" % i, b"k%d" % i) + b"END\r\n")
+
+    def test_wait_queue_timeout(self):
+        mock, moxi, a, server = self.established(dict(LONG, downstream_max=1, wait_queue_timeout=ms(200)))
+        b = self.client(moxi)
+        a.send(b"get a\r\n")
+        server.expect(b"get a\r\n")
+        begin = time.monotonic()
+        b.ask(b"set b 0 0 1\r\nx\r\n", b"SERVER_ERROR proxy wait queue timeout\r\n")
+        self.assertGreater(time.monotonic() - begin, 0.15 * SCALE)
+        server.expect_nothing()
+        server.send(value(b"a", b"A") + b"END\r\n")
+        a.expect(value(b"a", b"A") + b"END\r\n")
+        b.send(b"get b\r\n")
+        server.expect(b"get b\r\n").send(value(b"b", b"B") + b"END\r\n")
+        b.expect(value(b"b", b"B") + b"END\r\n")
+
+    def test_waiting_client_goes(self):
+        mock, moxi, a, server = self.established(dict(LONG, downstream_max=1, wait_queue_timeout=ms(60000)))
+        b, c = self.client(moxi), self.client(moxi)
+        a.send(b"get a\r\n")
+        server.expect(b"get a\r\n")
+        b.send(b"get b\r\n").sync()
+        b.reset()
+        self._ends[0].remove(b.close)
+        c.turn()
+        c.send(b"get c\r\n").sync()
+        server.send(b"END\r\n")
+        a.expect(b"END\r\n")
+        server.expect(b"get c\r\n").send(b"END\r\n")
+        c.expect(b"END\r\n")
+
+    def test_two_connections(self):
+        mock, moxi, a, first = self.established(dict(LONG, downstream_conn_max=2))
+        b = self.client(moxi)
+        a.send(b"get a1\r\n")
+        first.expect(b"get a1\r\n")
+        b.send(b"get b1\r\n")
+        second = mock.accept_expect(b"get b1\r\n")
+        a.send(b"set a2 0 0 1\r\nx\r\nget a2\r\n")  # in order after a1, so on its connection
+        first.expect(b"set a2 0 0 1\r\nx\r\nget a2\r\n")
+        b.send(b"get b2\r\n")
+        second.expect(b"get b2\r\n")
+        second.send(value(b"b1", b"B1") + b"END\r\n" + value(b"b2", b"B2") + b"END\r\n")
+        b.expect(value(b"b1", b"B1") + b"END\r\n" + value(b"b2", b"B2") + b"END\r\n")
+        first.send(b"END\r\nSTORED\r\n" + value(b"a2", b"x") + b"END\r\n")
+        a.expect(b"END\r\nSTORED\r\n" + value(b"a2", b"x") + b"END\r\n")
+        clients = [self.client(moxi) for _ in range(10)]
+        for i, client in enumerate(clients):
+            client.send(b"get k%d\r\n" % i).sync()
+            self.client(moxi).turn()
+        self.assertFalse(mock.pending())
+        for server in (first, second):
+            for _ in range(5):
+                key = server.line()[4:-2]
+                server.send(value(key, key) + b"END\r\n")
+        for i, client in enumerate(clients):
+            client.expect(value(b"k%d" % i, b"k%d" % i) + b"END\r\n")
+
+
+class Noreply(MockTest):
+    """noreply commands go out as if they wanted a reply, so that an error to one cannot shift the others."""
+
+    COMMANDS = [
+        (b"set k 0 0 1 noreply\r\nx\r\n", b"set k 0 0 1\r\nx\r\n", b"STORED\r\n"),
+        (b"add k 0 0 1 noreply\r\nx\r\n", b"add k 0 0 1\r\nx\r\n", b"NOT_STORED\r\n"),
+        (b"replace k 0 0 1 noreply\r\nx\r\n", b"replace k 0 0 1\r\nx\r\n", b"STORED\r\n"),
+        (b"append k 0 0 0 noreply\r\n\r\n", b"append k 0 0 0\r\n\r\n", b"SERVER_ERROR out of memory\r\n"),
+        (b"prepend k 0 0 1 noreply\r\nx\r\n", b"prepend k 0 0 1\r\nx\r\n", b"NOT_STORED\r\n"),
+        (b"cas k 0 0 1 9 noreply\r\nx\r\n", b"cas k 0 0 1 9\r\nx\r\n", b"EXISTS\r\n"),
+        (b"incr k 5 noreply\r\n", b"incr k 5\r\n", b"10\r\n"),
+        (b"decr k 5 noreply\r\n", b"decr k 5\r\n", b"NOT_FOUND\r\n"),
+        (b"touch k 5 noreply\r\n", b"touch k 5\r\n", b"TOUCHED\r\n"),
+        (b"delete k noreply\r\n", b"delete k\r\n", b"DELETED\r\n"),
+        (b"flush_all noreply\r\n", b"flush_all\r\n", b"OK\r\n"),
+    ]
+
+    def test_each(self):
+        _, _, client, server = self.established()
+        for request, relayed, reply in self.COMMANDS:
+            with self.subTest(request=request):
+                client.send(request)
+                server.expect(relayed).send(reply)
+                client.send(b"get k\r\n")
+                server.expect(b"get k\r\n").send(value(b"k", b"v") + b"END\r\n")
+                client.expect(value(b"k", b"v") + b"END\r\n")
+
+    def test_pipelined_in_order(self):
+        _, _, client, server = self.established()
+        client.send(b"".join(c[0] for c in self.COMMANDS) + b"get k\r\n")
+        server.expect(b"".join(c[1] for c in self.COMMANDS) + b"get k\r\n")
+        server.send(b"".join(c[2] for c in self.COMMANDS) + value(b"k", b"v") + b"END\r\n")
+        client.expect(value(b"k", b"v") + b"END\r\n").expect_nothing()
+
+    def test_not_overtaken(self):
+        """A command after a noreply waits its turn even when the noreply is slow."""
+        _, moxi, client, server = self.established()
+        client.send(b"set k 0 0 1 noreply\r\nx\r\nversion\r\nget k\r\n")
+        server.expect(b"set k 0 0 1\r\nx\r\nget k\r\n")
+        self.client(moxi).turn()
+        client.expect_nothing()
+        server.send(b"STORED\r\n").sync()
+        client.expect_match(rb"VERSION .*\r\n")
+        self.client(moxi).turn()
+        client.expect_nothing()
+        server.send(value(b"k", b"x") + b"END\r\n")
+        client.expect(value(b"k", b"x") + b"END\r\n")
+
+    def test_failures_are_silent(self):
+        mock, _, client = self.one({"downstream_timeout": ms(250)})
+        client.send(b"set k 0 0 1 noreply\r\nx\r\n")
+        mock.accept_expect(b"set k 0 0 1\r\nx\r\n").close()
+        client.send(b"incr k 1 noreply\r\n")
+        server = mock.accept_expect(b"incr k 1\r\n")
+        server.expect_closed()  # it timed out
+        client.send(b"delete k noreply\r\n")
+        server = mock.accept_expect(b"delete k\r\n")
+        server.send(b"NONSENSE\r\n").expect_closed()
+        mock.sock.close()
+        client.send(b"set k 0 0 1 noreply\r\nx\r\nset k 0 0 x noreply\r\nversion\r\n")
+        client.expect_match(rb"VERSION .*\r\n")
+        client.expect_nothing()
+
+
+class Streaming(MockTest):
+    """Values over stream_min are passed on as they come, smaller ones whole or not at all."""
+
+    SETTINGS = {"stream_min": 65536}
+    DATA = bytes(range(256)) * 4096
+
+    def test_first_part_before_the_last(self):
+        _, moxi, client, server = self.established(self.SETTINGS)
+        reply = value(b"k", self.DATA) + b"END\r\n"
+        client.send(b"get k\r\nversion\r\n")
+        server.expect(b"get k\r\n").send(reply[:300000])
+        self.assertEqual(client.read(100000), reply[:100000])
+        server.send(reply[300000:-10])
+        client.expect(reply[100000:1000000])
+        server.send(reply[-10:])
+        client.expect(reply[1000000:]).expect_match(rb"VERSION .*\r\n")
+
+    def test_server_dies_in_the_middle(self):
+        for end in ("close", "reset"):
+            with self.subTest(end=end):
+                mock, moxi, client, server = self.established(self.SETTINGS)
+                other = self.client(moxi)
+                reply = value(b"k", self.DATA) + b"END\r\n"
+                client.send(b"get k\r\n")
+                server.expect(b"get k\r\n").send(reply[:300000])
+                self.assertEqual(client.read(1000), reply[:1000])
+                server.sync()
+                getattr(server, end)()
+                rest = client.read_all()
+                self.assertEqual(rest, reply[1000:1000 + len(rest)])
+                self.assertLessEqual(len(rest), 299000)
+                self.works_again(mock, other)
+
+    def test_server_stalls_in_the_middle(self):
+        mock, moxi, client, server = self.established(dict(self.SETTINGS, downstream_timeout=ms(300)))
+        reply = value(b"k", self.DATA) + b"END\r\n"
+        client.send(b"get k\r\n")
+        server.expect(b"get k\r\n").send(reply[:300000])
+        self.assertEqual(client.read(1000), reply[:1000])
+        rest = client.read_all()
+        self.assertEqual(rest, reply[1000:1000 + len(rest)])
+        server.expect_closed()
+        self.works_again(mock, self.client(moxi))
+
+    def test_smaller_ones_are_whole_or_not_at_all(self):
+        for size in (65535, 10000):
+            mock, _, client, server = self.established(self.SETTINGS)
+            reply = value(b"k", self.DATA[:size]) + b"END\r\n"
+            client.send(b"get k\r\n")
+            server.expect(b"get k\r\n").send(reply[:size]).sync()
+            client.expect_nothing(0.02)
+            server.close()
+            client.expect(b"END\r\n")
+            self.works_again(mock, client)
+
+    def test_off(self):
+        mock, _, client, server = self.established({"stream_min": 0})
+        reply = value(b"k", self.DATA) + b"END\r\n"
+        client.send(b"get k\r\n")
+        server.expect(b"get k\r\n").send(reply[:-20]).sync()
+        client.expect_nothing(0.02)
+        server.close()
+        client.expect(b"END\r\n")
+        self.works_again(mock, client)
+
+    def test_not_before_its_turn(self):
+        """What comes in while the client still waits for an earlier reply is kept for it."""
+        mocks = [self.mock(), self.mock()]
+        moxi = self.moxi(mocks, self.SETTINGS)
+        client = self.client(moxi)
+        owner = {}
+        for i in range(40):  # which key is whose
+            client.send(b"get k%d\r\n" % i)
+            ready = await_true(lambda: [m for m in mocks if m.pending() or m.conns and m.conns[0].readable()], "sent")
+            server = ready[0].conns[0] if ready[0].conns else ready[0].accept()
+            server.expect(b"get k%d\r\n" % i).send(b"END\r\n")
+            client.expect(b"END\r\n")
+            owner.setdefault(ready[0], b"k%d" % i)
+            if len(owner) == 2:
+                break
+        one, two = mocks
+        early, late = value(owner[one], b"first"), value(owner[two], self.DATA)
+        for request in (b"get %s\r\nget %s\r\n", b"get %s %s\r\n"):
+            client.send(request % (owner[one], owner[two]))
+            one.conns[0].expect(b"get %s\r\n" % owner[one])
+            two.conns[0].expect(b"get %s\r\n" % owner[two]).send(late[:500000]).sync()
+            client.expect_nothing(0.02)
+            one.conns[0].send(early + b"END\r\n")
+            if request.count(b"get") == 2:
+                client.expect(early + b"END\r\n" + late[:400000])
+            two.conns[0].send(late[500000:] + b"END\r\n")
+            client.expect(late[400000:] + b"END\r\n" if request.count(b"get") == 2 else early + late + b"END\r\n")
+
+    def test_slow_client_does_not_hold_up_the_connection(self):
+        """The shared connection is read on though the client that a large value is for does not read."""
+        mock, moxi, slow, server = self.established(dict(self.SETTINGS, **LONG))
+        other = self.client(moxi)
+        big = value(b"k", self.DATA * 8) + b"END\r\n"
+        slow.send(b"get k\r\n")
+        server.expect(b"get k\r\n")
+        other.send(b"get o\r\n")
+        server.expect(b"get o\r\n")
+        server.send(big + value(b"o", b"O") + b"END\r\n")
+        other.expect(value(b"o", b"O") + b"END\r\n")
+        slow.expect(big)
+
+    def test_client_goes_in_the_middle(self):
+        for end in ("close", "reset"):
+            mock, moxi, client, server = self.established(self.SETTINGS)
+            other = self.client(moxi)
+            reply = value(b"k", self.DATA) + b"END\r\n"
+            client.send(b"get k\r\n")
+            server.expect(b"get k\r\n").send(reply[:300000])
+            self.assertEqual(client.read(1000), reply[:1000])
+            other.send(b"get o\r\n")
+            server.expect(b"get o\r\n")
+            getattr(client, end)()
+            self._ends[0].remove(client.close)
+            server.send(reply[300000:] + value(b"o", b"O") + b"END\r\n")
+            other.expect(value(b"o", b"O") + b"END\r\n")
+            self.assertFalse(mock.pending())
+
+
+class Counters(MockTest):
+    def test_a_closed_downstream_is_counted(self):
+        mock, moxi, client, server = self.established()
+        stats = proxy_stats(client)
+        conn = [v for k, v in stats.items() if re.fullmatch(r"\d+:\w+:pstd_stats:tot_downstream_conn", k)]
+        self.assertEqual(conn, ["1"])
+        server.shutdown().expect_closed()
+        self.works_again(mock, client)
+        stats = proxy_stats(client)
+        conn = [v for k, v in stats.items() if re.fullmatch(r"\d+:\w+:pstd_stats:tot_downstream_conn", k)]
+        self.assertEqual(conn, ["2"])
+
+
+if __name__ == "__main__":
+    unittest.main()
