@@ -312,13 +312,17 @@ static void ask(struct request *r)
 /* Looks up every key's server. Whether they are all the same. */
 static bool route_all(struct request *r, struct multiget *m)
 {
-    bool same = true;
+    const struct pool *pool = r->pool->pool;
 
-    for (uint32_t i = 0; i < r->num_keys; i++) {
-        m->servers[i] = cproxy_route(r->pool, &r->keys[i]);
-        same = same && m->servers[i] == m->servers[0];
+    if (pool->num_servers == 1) {
+        memset(m->servers, 0, r->num_keys * sizeof(*m->servers));
+        return true;
     }
-    return same;
+    mcs_server_indexes(pool->mcs, r->keys, r->num_keys, m->servers);
+    for (uint32_t i = 1; i < r->num_keys; i++)
+        if (m->servers[i] != m->servers[0])
+            return false;
+    return true;
 }
 
 /* Whether all keys may go in one line to one server. */

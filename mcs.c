@@ -11,12 +11,19 @@
  * continuum (or a remainder). It writes nothing: ejecting of hosts, the only thing that would rebuild the continuum, is
  * done by another function and is off. t/check_mcs.c asks a memcached_st whose memory it has made read-only.
  *
+ * Where the hash is md5, as it is by default, the digests are made by md5.c, several at a time if there are several keys:
+ * a second memcached_st with the same servers has as its hash function one that hands the digest through, so that the
+ * continuum is still libmemcached's own and asked by it.
+ *
  * cproxy_config.c makes one for each pool; cproxy.c asks it for each key.
  */
 #include "mcs.h"
 
 #include <libmemcached/memcached.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "md5.h"
 
 /*
  * libmemcached's update_continuum ends the process beyond this many servers (an assertion that Debian's build keeps:
@@ -26,6 +33,7 @@ enum { CONTINUUM_SERVERS_MAX = 100 };
 
 struct mcs {
     memcached_st *memc; /* read only once made */
+    memcached_st *fast; /* the same, asked with digests instead of keys; NULL unless the hash is md5 */
     size_t num_servers;
 };
 
@@ -111,6 +119,40 @@ static const char *set_up(memcached_st *memc, const struct mcs_server *servers, 
     return add_servers(memc, servers, n);
 }
 
+/* The hash function of mcs.fast: its keys are digests. */
+static uint32_t hand_through(const char *key, size_t len, void *context)
+{
+    uint32_t digest;
+
+    (void)len;
+    (void)context;
+    memcpy(&digest, key, sizeof(digest));
+    return digest;
+}
+
+/*
+ * Makes mcs.fast, from the servers anew: memcached_clone forgets that a continuum is a weighted one. On failure mcs does
+ * without it.
+ */
+static void make_fast(struct mcs *mcs, const struct mcs_server *servers, enum mcs_distribution distribution,
+                      enum mcs_hash hash)
+{
+    memcached_st *fast;
+    hashkit_st *kit;
+
+    if (hash != MCS_HASH_MD5 && !(hash == MCS_HASH_DEFAULT && distribution == MCS_KETAMA_WEIGHTED))
+        return;
+    fast = memcached_create(NULL);
+    kit = hashkit_create(NULL);
+    if (fast != NULL && kit != NULL && set_up(fast, servers, mcs->num_servers, distribution, hash) == NULL &&
+        hashkit_set_custom_function(kit, hand_through, NULL) == HASHKIT_SUCCESS &&
+        memcached_success(memcached_set_hashkit(fast, kit)))
+        mcs->fast = fast;
+    else
+        memcached_free(fast);
+    hashkit_free(kit);
+}
+
 bool mcs_has_hash(enum mcs_hash hash)
 {
     memcached_st *memc = memcached_create(NULL);
@@ -130,7 +172,7 @@ struct mcs *mcs_create(const struct mcs_server *servers, size_t n, enum mcs_dist
         return NULL;
     }
     *error = no_memory;
-    mcs = malloc(sizeof(*mcs));
+    mcs = calloc(1, sizeof(*mcs));
     if (mcs == NULL)
         return NULL;
     mcs->num_servers = n;
@@ -141,6 +183,7 @@ struct mcs *mcs_create(const struct mcs_server *servers, size_t n, enum mcs_dist
         mcs_destroy(mcs);
         return NULL;
     }
+    make_fast(mcs, servers, distribution, hash);
     return mcs;
 }
 
@@ -148,13 +191,54 @@ void mcs_destroy(struct mcs *mcs)
 {
     if (mcs == NULL)
         return;
+    memcached_free(mcs->fast);
     memcached_free(mcs->memc);
     free(mcs);
+}
+
+static uint32_t index_of_digest(const struct mcs *mcs, uint32_t digest)
+{
+    return memcached_generate_hash(mcs->fast, (const char *)&digest, sizeof(digest));
 }
 
 uint32_t mcs_server_index(const struct mcs *mcs, const void *key, size_t len)
 {
     if (mcs->num_servers == 1)
         return 0;
+    if (mcs->fast != NULL && len <= MD5_SHORT_MAX)
+        return index_of_digest(mcs, md5_short(key, len));
     return memcached_generate_hash(mcs->memc, key, len);
+}
+
+/* Places the first MD5_LANES keys, if all are short. */
+static bool place_lanes(const struct mcs *mcs, const struct rkey *keys, uint32_t *servers)
+{
+    const uint8_t *p[MD5_LANES];
+    size_t lens[MD5_LANES];
+    uint32_t digests[MD5_LANES];
+
+    for (int i = 0; i < MD5_LANES; i++) {
+        if (keys[i].len > MD5_SHORT_MAX)
+            return false;
+        p[i] = keys[i].p;
+        lens[i] = keys[i].len;
+    }
+    md5_short_lanes(p, lens, digests);
+    for (int i = 0; i < MD5_LANES; i++)
+        servers[i] = index_of_digest(mcs, digests[i]);
+    return true;
+}
+
+void mcs_server_indexes(const struct mcs *mcs, const struct rkey *keys, size_t n, uint32_t *servers)
+{
+    size_t i = 0;
+
+    while (i < n) {
+        if (mcs->fast != NULL && n - i >= MD5_LANES && place_lanes(mcs, keys + i, servers + i)) {
+            i += MD5_LANES;
+            continue;
+        }
+        servers[i] = mcs_server_index(mcs, keys[i].p, keys[i].len);
+        i++;
+    }
 }

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "request.h"
 #include "util.h"
 
 struct mcs;
@@ -62,5 +63,8 @@ void mcs_destroy(struct mcs *mcs);
 
 /* The index, as given to mcs_create, of the server that holds the key. Cannot fail. */
 uint32_t mcs_server_index(const struct mcs *mcs, const void *key, size_t len);
+
+/* The same for n keys, in less time than one by one: servers[i] is that of keys[i]. */
+void mcs_server_indexes(const struct mcs *mcs, const struct rkey *keys, size_t n, uint32_t *servers);
 
 #endif

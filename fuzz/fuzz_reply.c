@@ -53,19 +53,28 @@ static void *need(size_t n)
     return p;
 }
 
-/* FNV-1a, 64 bits. */
-static uint64_t mix(uint64_t hash, const void *p, size_t n)
+/* A fingerprint takes in a number; FNV-1a, but a word at a time. */
+static uint64_t mix_number(uint64_t hash, uint64_t v)
 {
-    const uint8_t *byte = p;
-
-    for (size_t i = 0; i < n; i++)
-        hash = (hash ^ byte[i]) * UINT64_C(0x100000001b3);
-    return hash;
+    hash = (hash ^ v) * UINT64_C(0x100000001b3);
+    return hash ^ hash >> 29;
 }
 
-static uint64_t mix_bytes(uint64_t hash, const uint8_t *p, size_t n)
+/* A fingerprint takes in bytes, and how many there are. */
+static uint64_t mix(uint64_t hash, const void *p, size_t n)
 {
-    return mix(mix(hash, &n, sizeof(n)), p, n);
+    const uint8_t *bytes = p;
+    uint64_t word = 0;
+
+    hash = mix_number(hash, n);
+    for (; n >= sizeof(word); n -= sizeof(word), bytes += sizeof(word)) {
+        memcpy(&word, bytes, sizeof(word));
+        hash = mix_number(hash, word);
+    }
+    word = 0;
+    if (n > 0)
+        memcpy(&word, bytes, n);
+    return mix_number(hash, word);
 }
 
 /* Whether [p, p + n) lies inside [begin, begin + len). */
@@ -146,17 +155,17 @@ static void judge_done(const struct request *r, const struct reply *reply, const
 static uint64_t fingerprint(const struct reply *reply)
 {
     const struct hit *hit = &reply->hit;
-    uint64_t hash = mix(UINT64_C(0xcbf29ce484222325), &reply->consumed, sizeof(reply->consumed));
+    uint64_t hash = mix_number(UINT64_C(0xcbf29ce484222325), reply->consumed);
 
     if (reply->kind == REPLY_HIT) {
         const uint64_t numbers[] = {hit->flags, hit->cas, hit->value_len};
 
-        return mix(mix_bytes(hash, reply->key, reply->key_len), numbers, sizeof(numbers));
+        return mix(mix(hash, reply->key, reply->key_len), numbers, sizeof(numbers));
     }
     if (reply->kind == REPLY_STAT)
-        return mix_bytes(hash, reply->line, reply->line_len);
-    hash = mix(hash, &reply->outcome.result, sizeof(reply->outcome.result));
-    return mix_bytes(hash, reply->outcome.text, reply->outcome.text_len);
+        return mix(hash, reply->line, reply->line_len);
+    hash = mix_number(hash, reply->outcome.result);
+    return mix(hash, reply->outcome.text, reply->outcome.text_len);
 }
 
 static void refuse(struct stream *s, const struct reply *reply, const uint8_t *p, size_t n)

@@ -345,7 +345,7 @@ static void check_reserve_shared(void)
 
 static void check_copy(void)
 {
-    static const size_t sizes[] = {0,    1,    COPY_MAX,    CHUNK_SMALL - 1, CHUNK_SMALL, CHUNK_SMALL + 1,
+    static const size_t sizes[] = {0,    1,     COPY_MAX,    CHUNK_SMALL - 1, CHUNK_SMALL, CHUNK_SMALL + 1,
                                    5000, 20000, CHUNK_LARGE, CHUNK_LARGE + 1, 400000};
     uint8_t *bytes = need(BYTES_MAX);
     struct bufpool pool;
@@ -552,7 +552,7 @@ static void check_empty_spans(void)
     spanq_init(&q);
     spanq_init(&more);
     for (int i = 0; i < 3; i++) {
-        if (spanq_reserve(&q, &pool, 1, 1, NULL) == NULL)
+        if (spanq_reserve(&q, &pool, CHUNK_SMALL, 1, NULL) == NULL)
             abort();
         copy_text(&more, &pool, i == 0 ? "ab" : "cd");
         if (i < 2)
@@ -846,7 +846,8 @@ static void step_refer(struct model *m)
         at = (size_t)(p - chunk->data);
         n = n < chunk->used - at ? n : chunk->used - at;
     }
-    ok = random_below(2) == 0 ? spanq_refer(&m->q, &model_pool, chunk, p, n) : spanq_add(&m->q, &model_pool, chunk, p, n);
+    ok = random_below(2) == 0 ? spanq_refer(&m->q, &model_pool, chunk, p, n)
+                              : spanq_add(&m->q, &model_pool, chunk, p, n);
     if (ok)
         model_append(m, p, n);
     else

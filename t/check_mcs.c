@@ -20,7 +20,7 @@
 
 enum {
     KEYS = 100000,
-    KEY_BYTES = 32,
+    KEY_BYTES = 96,
     SERVERS_MAX = 100,
     THREADS = 4,
     HASHES = MCS_HASH_MURMUR3 + 1,
@@ -42,6 +42,8 @@ _Static_assert(ARRAY_LEN(hash_names) == HASHES && ARRAY_LEN(client_hashes) == HA
 
 static char keys[KEYS][KEY_BYTES];
 static uint8_t key_lengths[KEYS];
+static struct rkey rkeys[KEYS]; /* the same */
+static uint32_t chosen[KEYS];
 
 /* Servers "s0", "s1", …, every third of them at the port that libmemcached treats on its own. */
 static char hosts[SERVERS_MAX][8];
@@ -50,7 +52,9 @@ static struct mcs_server servers[SERVERS_MAX];
 /* Keys as applications have them, and short ones, from a fixed seed. */
 static void make_keys(void)
 {
-    static const char *const forms[] = {"user:%u", "session/%08x", "%u", "a:%u:b:%x", "page_%u_en"};
+    static const char *const forms[] = {"user:%u",    "session/%08x",
+                                        "%u",         "a:%u:b:%x",
+                                        "page_%u_en", "one too long for a block of md5, %u, 0123456789abcdef-%08x"};
     uint32_t x = 2463534242;
 
     for (size_t i = 0; i < KEYS; i++) {
@@ -58,6 +62,7 @@ static void make_keys(void)
         x ^= x >> 17;
         x ^= x << 5;
         key_lengths[i] = (uint8_t)snprintf(keys[i], KEY_BYTES, forms[i % ARRAY_LEN(forms)], x, (unsigned)i);
+        rkeys[i] = (struct rkey){.p = (const uint8_t *)keys[i], .len = key_lengths[i]};
     }
 }
 
@@ -123,9 +128,11 @@ static void compare(enum mcs_distribution distribution, enum mcs_hash hash, size
     size_t different = 0, used = 0;
     bool seen[SERVERS_MAX] = {false};
 
+    if (mcs != NULL)
+        mcs_server_indexes(mcs, rkeys, num_keys, chosen);
     for (size_t i = 0; client != NULL && mcs != NULL && i < num_keys; i++) {
         uint32_t index = mcs_server_index(mcs, keys[i], key_lengths[i]);
-        different += index >= n || index != ask_client(client, i);
+        different += index >= n || index != chosen[i] || index != ask_client(client, i);
         used += index < n && !seen[index];
         seen[index < n ? index : 0] = true;
     }

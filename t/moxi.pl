@@ -270,10 +270,12 @@ sub plan_jobs
                 push @jobs, { topology => $topology, file => $file, path => "$tree/t/$file" };
             } elsif ($option{list}) {
                 print "not $topology $file: $row->{why}\n";
-            } elsif (@$tests) {
-                stop_with("$file does not run in $topology: $row->{why}");
             }
         }
+    }
+    my %planned = map { $_->{file} => 1 } @jobs;
+    for my $test (grep { !$planned{$_} && !$option{list} } @$tests) {
+        stop_with("$test does not run in @$topologies: $table->{$test}{why}");
     }
     return @jobs;
 }
