@@ -14,7 +14,7 @@ enum { CHUNK_STAGGER = 64 };
 static const size_t class_size[CHUNK_CLASSES] = {CHUNK_SMALL, CHUNK_MEDIUM, CHUNK_LARGE};
 
 /* Free chunks of a class that are kept however much is freed at once. */
-static const size_t class_keep[CHUNK_CLASSES] = {4096, 256, 32};
+static const size_t class_keep[CHUNK_CLASSES] = {4096, 256, 128};
 
 enum { SPANS_KEEP = 16384 };
 

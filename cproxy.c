@@ -152,7 +152,7 @@ static void relay_done(struct request *r, const struct outcome *outcome)
     }
     if (r->too_large)
         out = (struct outcome){.result = RESULT_REFUSED, .message = "SERVER_ERROR object too large for cache"};
-    client_unpin(r);
+    client_unpin(r, outcome);
     cproxy_release_slot(r->pool);
     client_finish(r, &out);
 }

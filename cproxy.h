@@ -158,10 +158,11 @@ void client_finish(struct request *r, const struct outcome *outcome);
 
 /*
  * The connection to d that r is to take: while its client waits for something from d, the one that was asked, so that
- * its requests stay in order; else the one with the shortest queue. client_unpin says that r is answered.
+ * its requests stay in order; else the one with the shortest queue. client_unpin says how r was answered: one that timed
+ * out may still be carried out, so nothing may go another way for as long as the client stays.
  */
 uint32_t client_pin(struct request *r, const struct downstream *d);
-void client_unpin(struct request *r);
+void client_unpin(struct request *r, const struct outcome *outcome);
 
 /* Bytes that are waiting to be written to r's client. */
 size_t client_unwritten(const struct request *r);

@@ -310,7 +310,7 @@ static void part_done(struct request *part, const struct outcome *outcome)
     struct broadcast *b = r->parts;
 
     keep_outcome(part, outcome);
-    client_unpin(part);
+    client_unpin(part, outcome);
     b->num_out--;
     request_let_go(&r->pool->loop->requests, bufs_of(r), &b->parts[part->server]);
     if (b->num_out == 0)

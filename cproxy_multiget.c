@@ -170,7 +170,7 @@ static void part_done(struct request *part, const struct outcome *outcome)
             m->states[i] = SLOT_MISS;
     keep_error(part, outcome);
     m->num_out--;
-    client_unpin(part);
+    client_unpin(part, outcome);
     request_let_go(&loop_of(r)->requests, &loop_of(r)->bufs, &m->parts[part->server]);
     if (m->num_out == 0)
         client_wrote(r);

@@ -255,11 +255,11 @@ uint32_t client_pin(struct request *r, const struct downstream *d)
     return pin->conn;
 }
 
-void client_unpin(struct request *r)
+void client_unpin(struct request *r, const struct outcome *outcome)
 {
     struct pin *pin;
 
-    if (r->pool->settings->downstream_conn_max == 1)
+    if (r->pool->settings->downstream_conn_max == 1 || outcome->result == RESULT_TIMEOUT)
         return;
     pin = pin_of(r);
     if (pin != NULL && pin->num_out > 0)
@@ -325,6 +325,7 @@ static size_t charge_of(const struct request *r)
 
 static void admit(struct client *c, struct request *r)
 {
+    log_trace("client %d: %s, %u keys, %zu bytes", c->conn.fd, op_table[r->op].name, r->num_keys, request_value_len(r));
     r->charge = charge_of(r);
     push(c, r);
     cproxy_admit(r);

@@ -339,6 +339,8 @@ void listener_close(void)
 {
     if (listener.started)
         event_del(&listener.retry);
+    /* Nor is it to be started again by a client that leaves. */
+    atomic_store(&listener.stopped, false);
     for (uint32_t i = 0; i < listener.num_sockets; i++) {
         struct socket *s = &listener.sockets[i];
 

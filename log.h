@@ -41,4 +41,10 @@ void log_write(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
             log_write(LOG_DEBUG, __VA_ARGS__); \
     } while (0)
 
+#define log_trace(...)                         \
+    do {                                       \
+        if (log_enabled(LOG_TRACE))            \
+            log_write(LOG_TRACE, __VA_ARGS__); \
+    } while (0)
+
 #endif
