@@ -37,13 +37,13 @@ enum { COPY_MAX = 1024 };
 struct bufpool;
 
 struct chunk {
-    struct bufpool *pool; /* where it goes back to */
-    struct chunk *next;   /* link in the pool's free list */
-    size_t size;          /* bytes of data */
-    size_t used;          /* bytes of data that are filled: append happens here */
-    uint32_t refs;        /* spans on it, and other holders */
-    uint8_t class;        /* index of the free list; CHUNK_CLASSES: none, it is freed */
-    uint8_t data[];
+    struct bufpool *pool;                 /* where it goes back to */
+    struct chunk *next;                   /* link in the pool's free list */
+    size_t size;                          /* bytes of data */
+    size_t used;                          /* bytes of data that are filled: append happens here */
+    uint32_t refs;                        /* spans on it, and other holders */
+    uint8_t class;                        /* index of the free list; CHUNK_CLASSES: none, it is freed */
+    _Alignas(max_align_t) uint8_t data[]; /* structs are kept in chunks too */
 };
 
 struct span {

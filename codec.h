@@ -71,6 +71,12 @@ struct codec {
     enum parse_status (*parse_request)(const uint8_t *p, size_t n, size_t seen, struct key_list *keys,
                                        struct command *cmd);
 
+    /*
+     * Whether an unfinished line, for which parse_request wants more, can never become a command: it may be answered
+     * with an error at once, and what comes until its end be skipped.
+     */
+    bool (*is_hopeless)(const uint8_t *p, size_t n);
+
     /* Whether the bytes behind a value are what must stand there. */
     bool (*check_tail)(const uint8_t *p, size_t n);
 

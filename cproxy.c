@@ -17,11 +17,8 @@
 
 #include "log.h"
 
-/*
- * The version that `version` begins with: clients choose features by it. That of a memcached with all text commands
- * that moxi takes, gat included, and without the meta commands, which came with 1.6.
- */
-#define MEMCACHED_VERSION "1.5.18"
+/* The version that `version` begins with, for clients and tools choose by it: whose replies moxi's are the same as. */
+#define MEMCACHED_VERSION "1.6.18"
 
 /* What a pool's values are taken to be like before any has been seen: large, so that the first are asked with care. */
 enum { VALUE_ESTIMATE_START = 512 * 1024 };

@@ -335,10 +335,18 @@ static const parse_fn parsers[OP_COUNT] = {
     [OP_SHUTDOWN] = parse_shutdown, [OP_QUIT] = parse_bare,
 };
 
-/* A word that is no command: an error, or good-bye to a browser that has lost its way. */
+/*
+ * A word that is no command: an error, or good-bye to a browser that has lost its way. Of memcached's commands that
+ * manage one server, which moxi does not take, `slabs automove` has an error of its own for what is not a number.
+ */
 static enum parse_status parse_unknown(const struct line *line, struct command *cmd)
 {
     const struct token *last = &line->tokens[line->num_tokens - 1];
+    uint32_t mode;
+
+    if (line->num_tokens == 3 && token_is(&line->tokens[0], "slabs") && token_is(&line->tokens[1], "automove") &&
+        !token_u32(last, &mode))
+        return refuse(cmd, BAD_FORMAT);
 
     if (line->num_tokens > 1 && last->len >= 5 && memcmp(last->p, "HTTP/", 5) == 0) {
         cmd->hangup = true;
@@ -399,6 +407,26 @@ static enum parse_status ascii_parse_request(const uint8_t *p, size_t n, size_t 
         return read_keys(p + 4, end, keys, cmd);
     }
     return parse_line(p, (size_t)(end - p), keys, cmd);
+}
+
+/*
+ * Its first word is there, and is no command. But for capital letters alone, which may be a browser's: that is seen
+ * from the end of the line.
+ */
+static bool ascii_is_hopeless(const uint8_t *p, size_t n)
+{
+    const uint8_t *end = p + n;
+    size_t len = next_word(&p, end), capitals = 0;
+    struct token word = {p, len};
+
+    if (p + len == end)
+        return false;
+    for (int op = 0; op < OP_COUNT; op++)
+        if (parsers[op] != NULL && token_is(&word, op_table[op].name))
+            return false;
+    while (capitals < len && p[capitals] >= 'A' && p[capitals] <= 'Z')
+        capitals++;
+    return capitals < len;
 }
 
 static bool ascii_check_tail(const uint8_t *p, size_t n)
@@ -790,6 +818,7 @@ static bool ascii_compose_outcome(const struct request *r, const struct outcome 
 const struct codec codec_ascii = {
     .name = "ascii",
     .parse_request = ascii_parse_request,
+    .is_hopeless = ascii_is_hopeless,
     .check_tail = ascii_check_tail,
     .compose_request = ascii_compose_request,
     .parse_reply = ascii_parse_reply,

@@ -36,6 +36,7 @@ struct input {
     size_t rest_pos;
     size_t rest_len;
     bool ready;          /* rest may be whole commands, which had to wait; else it is the beginning of a line */
+    bool skip_line;      /* what comes up to the end of the line was answered already */
     struct request *cur; /* whose value is arriving; NULL: it is skipped */
     size_t body_left;    /* bytes of that value and its tail that have not arrived */
 };
@@ -94,7 +95,7 @@ static struct input *input_of(struct client *c)
 
 static void input_tidy(struct client *c)
 {
-    if (c->in != NULL && c->in->rest == NULL && c->in->body_left == 0) {
+    if (c->in != NULL && c->in->rest == NULL && c->in->body_left == 0 && !c->in->skip_line) {
         free(c->in);
         c->in = NULL;
     }
@@ -474,6 +475,30 @@ static void refuse_line(struct client *c)
     hang_up(c);
 }
 
+/* A line that is not all there, and will not be a command when it is. False: it may be one. */
+static bool refuse_hopeless(struct client *c, const uint8_t *p, size_t n)
+{
+    struct command cmd = {.error = "ERROR"};
+
+    if (!codec_ascii.is_hopeless(p, n) || input_of(c) == NULL)
+        return false;
+    c->in->skip_line = true;
+    refuse_command(c, &cmd);
+    return true;
+}
+
+/* Returns how many of the n bytes at p belong to a line that is being skipped. */
+static size_t skip_line(struct client *c, const uint8_t *p, size_t n)
+{
+    const uint8_t *lf = memchr(p, '\n', n);
+
+    if (lf == NULL)
+        return n;
+    c->in->skip_line = false;
+    input_tidy(c);
+    return (size_t)(lf - p) + 1;
+}
+
 /* One command. Returns how many bytes were of use; 0: it is not all there. */
 static size_t take_command(struct client *c, struct chunk *chunk, uint8_t *p, size_t n, size_t seen)
 {
@@ -491,7 +516,7 @@ static size_t take_command(struct client *c, struct chunk *chunk, uint8_t *p, si
     case PARSE_OK:
         break;
     case PARSE_MORE:
-        return 0;
+        return refuse_hopeless(c, p, n) ? n : 0;
     case PARSE_BAD:
         if (cmd.body_len + cmd.body_tail > 0 && input_of(c) != NULL)
             c->in->body_left = cmd.body_len + cmd.body_tail;
@@ -601,6 +626,8 @@ static void take_input(struct client *c, struct chunk *chunk, uint8_t *p, size_t
 
         if (c->in != NULL && c->in->body_left > 0) {
             took = take_body(c, chunk, p, n);
+        } else if (c->in != NULL && c->in->skip_line) {
+            took = skip_line(c, p, n);
         } else if (budget == 0 || !may_admit(c)) {
             keep(c, chunk, p, n, true);
             mark(c);
@@ -799,6 +826,7 @@ static void destroy(struct client *c)
         if (c->in->cur != NULL)
             request_release(&loop->requests, &loop->bufs, &c->in->cur);
         c->in->body_left = 0;
+        c->in->skip_line = false;
         drop_rest(c);
     }
     log_debug("client %d: gone", c->conn.fd);

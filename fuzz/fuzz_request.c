@@ -27,6 +27,7 @@ struct stream {
     bool go_round;    /* good commands are composed and parsed again */
     bool ended;       /* nothing more is looked at */
     bool cut_line;    /* because a line without an end was too long */
+    bool hopeless;    /* rest was said never to become a command */
     uint64_t *found;
     size_t num_found;
 };
@@ -219,9 +220,13 @@ static size_t take_command(struct stream *s, const uint8_t *p, size_t n, size_t 
     must(status != PARSE_NO_MEMORY, "there is memory");
     if (status == PARSE_MORE) {
         must(memchr(p, '\n', n) == NULL, "a line with an end is a command");
+        must(!s->hopeless || codec_ascii.is_hopeless(p, n), "what is hopeless stays so");
+        s->hopeless = codec_ascii.is_hopeless(p, n);
         return 0;
     }
     must(cmd.consumed > 0 && cmd.consumed <= n, "a command is not longer than its bytes");
+    must(!s->hopeless || (status == PARSE_BAD && cmd.body_tail == 0), "what is hopeless is refused, and has no value");
+    s->hopeless = false;
     record(s, &cmd);
     s->body_left = cmd.body_len + cmd.body_tail;
     s->ended = cmd.hangup || cmd.op == OP_QUIT;

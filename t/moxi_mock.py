@@ -9,6 +9,7 @@ right, the test says why.
 Run as /usr/bin/python3 t/moxi_mock.py [Class[.test]].
 """
 
+import random
 import re
 import socket
 import time
@@ -747,6 +748,34 @@ class Malformed(MockTest):
                 server.expect_closed()
                 server = self.works_again(mock, client)
 
+    def test_noise(self):
+        """Replies with bytes changed, missing or added: each request is answered once, in form, and in time."""
+        rng = random.Random(11)
+        mock, _, client = self.one({"downstream_timeout": ms(100)})
+        keys = [b"key-a", b"key-b", b"key-c"]
+        good = b"".join(value(k, k * 20) for k in keys) + b"END\r\n"
+        known = {k: value(k, k * 20) for k in keys}
+        for turn in range(150):
+            noisy = bytearray(good)
+            for _ in range(rng.randrange(1, 4)):
+                at = rng.randrange(len(noisy))
+                noisy[at:at + rng.randrange(2)] = rng.choice([b"", b"\r\n", b"END\r\n", b"9", b" ", rng.randbytes(1)])
+            client.send(b"get " + b" ".join(keys) + b"\r\n")
+            mock.expect_somewhere(b"get " + b" ".join(keys) + b"\r\n").send(noisy)
+            line, seen = client.line(), []
+            while line != b"END\r\n" and not line.startswith((b"SERVER_ERROR", b"CLIENT_ERROR", b"ERROR")):
+                found = re.fullmatch(rb"VALUE (key-[abc]) \d+ (\d+)\r\n", line)
+                self.assertTrue(found, "turn %d: %r" % (turn, line))
+                seen.append(found[1])
+                self.assertTrue(client.read(int(found[2]) + 2).endswith(b"\r\n"))
+                line = client.line()
+            self.assertEqual(seen, [k for k in keys if k in seen], "turn %d" % turn)
+            client.turn()
+        for key in keys:
+            client.send(b"get " + key + b"\r\n")
+            mock.expect_somewhere(b"get " + key + b"\r\n").send(known[key] + b"END\r\n")
+            client.expect(known[key] + b"END\r\n")
+
     def test_one_reply_too_many(self):
         mock, _, client, server = self.established()
         for reply in (b"END\r\nEND\r\n", b"END\r\nSTORED\r\n", value(b"k", b"x") + b"END\r\n" + value(b"k", b"y")):
@@ -785,6 +814,8 @@ class Stalled(MockTest):
             if refused:
                 break
         self.assertTrue(refused, "20 MB were queued for a server that does not read")
+        self.client(moxi).turn()
+        refused = [c for c in clients if c.readable()]
         for client in refused:
             client.expect(OUT).expect_match(rb"VERSION .*\r\n")
         self.assertGreater(len(clients), 8)

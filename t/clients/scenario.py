@@ -126,7 +126,8 @@ def sizes(tap, client):
         tap.same(client.set(key, value, 0), True, "set of 900 KB (%s)" % key)
     for key, value in large.items():
         tap.check(client.get(key) == value, "get of 900 KB (%s)" % key)
-    tap.check(client.get_many(list(large) + ["empty"]) == {**large, "empty": b""}, "a multi-get of large and empty values")
+    large["empty"] = b""
+    tap.check(client.get_many(list(large)) == large, "a multi-get of large and empty values")
     key = "k" * 250
     tap.same(client.set(key, b"long", 0), True, "set with a key of 250 bytes")
     tap.same(client.get(key), b"long", "get with a key of 250 bytes")
