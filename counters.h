@@ -15,34 +15,35 @@
 
 #include "request.h"
 
-/* X(name, help) */
-#define COUNTERS(X)                                                                                 \
-    X(num_upstream, "connections of clients")                                                       \
-    X(tot_upstream, "connections of clients, ever")                                                 \
-    X(num_requests, "requests in flight")                                                           \
-    X(num_downstream_conn, "connections to servers")                                                \
-    X(tot_downstream_conn, "connections to servers, ever")                                          \
-    X(tot_downstream_connect_started, "attempts to connect to a server")                            \
-    X(tot_downstream_connect, "attempts that succeeded")                                            \
-    X(tot_downstream_connect_failed, "attempts that failed")                                        \
-    X(tot_downstream_connect_timeout, "attempts that failed by connect_timeout")                    \
-    X(tot_downstream_connect_max_reached, "times a server was left alone after connect_max_errors") \
-    X(tot_downstream_quit_server, "connections closed by a server")                                 \
-    X(tot_downstream_timeout, "requests answered by downstream_timeout")                            \
-    X(tot_downstream_max_reached, "requests that had to wait for downstream_max")                   \
-    X(tot_wait_queue_timeout, "requests that waited longer than wait_queue_timeout")                \
-    X(tot_downstream_queue_full, "requests refused by downstream_queue_max or _bytes")              \
-    X(tot_downstream_swallowed, "replies that came too late and were dropped")                      \
-    X(tot_retry, "requests sent again on another connection")                                       \
-    X(tot_upstream_paused, "times a client was left unread")                                        \
-    X(tot_upstream_unpaused, "times it was read again")                                             \
-    X(tot_multiget_keys, "keys of requests for more than one")                                      \
-    X(tot_multiget_parts, "requests to servers that they were split into")                          \
-    X(tot_streamed, "values passed on while they arrived")                                          \
-    X(err_oom, "requests that failed for lack of memory")                                           \
-    X(err_downstream_bad_reply, "connections to servers closed for a malformed reply")              \
-    X(err_upstream_bad_data, "values of clients that were refused")                                 \
-    X(err_proxy, "requests answered with an error of moxi's own")
+/* X(kind, name, help): a GAUGE goes up and down, a TOTAL is counted from the last reset on */
+#define COUNTERS(X)                                                                                          \
+    X(GAUGE, num_upstream, "connections of clients")                                                         \
+    X(TOTAL, tot_upstream, "connections of clients, ever")                                                   \
+    X(GAUGE, num_requests, "requests in flight")                                                             \
+    X(GAUGE, num_downstream_conn, "connections to servers")                                                  \
+    X(TOTAL, tot_downstream_conn, "connections to servers, ever")                                            \
+    X(TOTAL, tot_downstream_connect_started, "attempts to connect to a server")                              \
+    X(TOTAL, tot_downstream_connect, "attempts that succeeded")                                              \
+    X(TOTAL, tot_downstream_connect_failed, "attempts that failed")                                          \
+    X(TOTAL, tot_downstream_connect_timeout, "attempts that failed by connect_timeout")                      \
+    X(TOTAL, tot_downstream_connect_max_reached, "times a server was left alone after connect_max_errors")   \
+    X(TOTAL, tot_downstream_quit_server, "connections closed by a server")                                   \
+    X(TOTAL, tot_downstream_timeout, "requests answered by downstream_timeout")                              \
+    X(TOTAL, tot_downstream_max_reached, "requests that had to wait for downstream_max")                     \
+    X(TOTAL, tot_wait_queue_timeout, "requests that waited longer than wait_queue_timeout")                  \
+    X(TOTAL, tot_downstream_queue_full, "requests refused by downstream_queue_max or _bytes")                \
+    X(TOTAL, tot_downstream_swallowed, "replies that came too late and were dropped")                        \
+    X(TOTAL, tot_retry, "requests sent again on another connection")                                         \
+    X(TOTAL, tot_upstream_paused, "times a client was left unread")                                          \
+    X(TOTAL, tot_upstream_unpaused, "times it was read again")                                               \
+    X(TOTAL, tot_put_off, "requests whose values were dropped and asked for again, their client being slow") \
+    X(TOTAL, tot_multiget_keys, "keys of requests for more than one")                                        \
+    X(TOTAL, tot_multiget_parts, "requests to servers that they were split into")                            \
+    X(TOTAL, tot_streamed, "values passed on while they arrived")                                            \
+    X(TOTAL, err_oom, "requests that failed for lack of memory")                                             \
+    X(TOTAL, err_downstream_bad_reply, "connections to servers closed for a malformed reply")                \
+    X(TOTAL, err_upstream_bad_data, "values of clients that were refused")                                   \
+    X(TOTAL, err_proxy, "requests answered with an error of moxi's own")
 
 struct command_counters {
     uint64_t seen;
@@ -54,7 +55,7 @@ struct command_counters {
 };
 
 struct counters {
-#define X(name, help) uint64_t name;
+#define X(kind, name, help) uint64_t name;
     COUNTERS(X)
 #undef X
     struct command_counters regular[OP_COUNT];

@@ -60,7 +60,6 @@ struct outcome cproxy_read_outcome(const struct request *r, const struct outcome
 
 static void fail_memory(struct request *r)
 {
-    counter_add(&r->pool->counters.err_oom, 1);
     client_fail(r->owner, "out of memory");
 }
 
@@ -70,6 +69,8 @@ static void append(struct request *r, struct spanq *q, struct chunk *chunk, uint
     struct bufpool *bufs = &r->pool->loop->bufs;
     bool ok;
 
+    if (q == &r->held)
+        client_holds(r, n);
     if (q == &r->held && n <= HELD_COPY_MAX)
         ok = spanq_copy(q, bufs, p, n);
     else
@@ -78,12 +79,25 @@ static void append(struct request *r, struct spanq *q, struct chunk *chunk, uint
         fail_memory(r);
 }
 
+/* Whether a value is dropped, to be asked for again with all that follow it. */
+static bool put_off(struct request *r, const struct hit *hit)
+{
+    if (LIKELY(!r->put_off)) {
+        if (LIKELY(!client_puts_off(r, 0)))
+            return false;
+        r->again_from = hit->key;
+        client_set_put_off(r, true);
+    }
+    return true;
+}
+
 static void relay_hit(struct request *r, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
 {
-    (void)hit;
+    cproxy_learn_value(r->pool, n);
+    if (put_off(r, hit))
+        return;
     r->num_hits++;
     r->reply_bytes += n;
-    cproxy_learn_value(r->pool, n);
     append(r, client_output(r), chunk, p, n);
     client_wrote(r);
 }
@@ -94,16 +108,21 @@ static void relay_begin(struct request *r, const struct hit *hit)
     size_t bytes = hit->head_len + hit->value_len + hit->tail_len;
 
     cproxy_learn_value(r->pool, bytes);
+    if (put_off(r, hit))
+        return;
     r->in_value = true;
     r->may_stream = s->stream_min > 0 && hit->value_len >= s->stream_min;
     r->held_whole = r->held.bytes;
     r->reply_bytes += bytes;
+    client_holds(r, bytes);
     if (!spanq_copy(&r->held, &r->pool->loop->bufs, hit->head, hit->head_len))
         fail_memory(r);
 }
 
 static void relay_data(struct request *r, struct chunk *chunk, uint8_t *p, size_t n)
 {
+    if (!r->in_value)
+        return;
     if (!spanq_add(&r->held, &r->pool->loop->bufs, chunk, p, n))
         fail_memory(r);
     if (r->may_stream && client_is_turn(r)) {
@@ -117,6 +136,8 @@ static void relay_data(struct request *r, struct chunk *chunk, uint8_t *p, size_
 
 static void relay_end(struct request *r)
 {
+    if (!r->in_value)
+        return;
     r->num_hits++;
     r->in_value = false;
     r->streaming = false;
@@ -147,10 +168,18 @@ static void relay_done(struct request *r, const struct outcome *outcome)
         else
             spanq_truncate(&r->held, &r->pool->loop->bufs, r->held_whole);
     }
+    if (r->num_hits == 0 && out.result == RESULT_END)
+        cproxy_learn_value(r->pool, 0);
     if (r->too_large)
         out = (struct outcome){.result = RESULT_REFUSED, .message = "SERVER_ERROR object too large for cache"};
     client_unpin(r, outcome);
     cproxy_release_slot(r->pool);
+    /* In a connection's queue still, it has timed out, and cannot be given to another: it ends with what there is. */
+    if (r->put_off && !r->in_conn) {
+        r->parked = true;
+        client_wrote(r);
+        return;
+    }
     client_finish(r, &out);
 }
 
@@ -189,7 +218,6 @@ static void start(struct request *r)
     uint32_t server;
 
     ps->num_inflight++;
-    ps->loop->num_inflight++;
     counter_add(&ps->counters.num_requests, 1);
     if (op_flags((enum opcode)r->op) & OPF_EVERYONE && ps->pool->num_servers > 1) {
         broadcast_admit(r);
@@ -209,7 +237,6 @@ void cproxy_release_slot(struct pool_state *ps)
 {
     assert(ps->num_inflight > 0);
     ps->num_inflight--;
-    ps->loop->num_inflight--;
     counter_sub(&ps->counters.num_requests, 1);
     /* Not at once: whoever calls may be in the middle of a connection's queues. */
     if (ps->waiting.head != NULL)
@@ -223,6 +250,23 @@ static bool slot_is_free(const struct pool_state *ps)
     return max == 0 || ps->num_inflight < max;
 }
 
+/* One server's share of a flush_all that nobody waits for any more. Without memory for it, it is lost. */
+static void flush_orphan(const struct request *r, uint32_t server)
+{
+    struct request *share = request_alloc(&r->pool->loop->requests);
+
+    if (share == NULL)
+        return;
+    share->pool = r->pool;
+    share->op = r->op;
+    share->exptime = r->exptime;
+    share->has_exptime = r->has_exptime;
+    share->deadline_us = r->deadline_us;
+    share->answered = true;
+    share->orphan = true;
+    downstream_enqueue(r->pool->downstreams[server], 0, share);
+}
+
 /* A request that nobody waits for any more: a write is still owed to its server. */
 static void start_orphan(struct request *r)
 {
@@ -231,10 +275,13 @@ static void start_orphan(struct request *r)
 
     r->waiting = false;
     r->in_conn = false;
-    if ((flags & OPF_KEY) && !(flags & OPF_VALUES))
+    if ((flags & OPF_KEY) && !(flags & OPF_VALUES)) {
         downstream_enqueue(ps->downstreams[cproxy_route(ps, &r->keys[0])], 0, r);
-    else
-        request_release(&ps->loop->requests, &ps->loop->bufs, &r);
+        return;
+    }
+    for (uint32_t i = 0; r->op == OP_FLUSH_ALL && i < ps->pool->num_servers; i++)
+        flush_orphan(r, i);
+    request_release(&ps->loop->requests, &ps->loop->bufs, &r);
 }
 
 static void refuse_waiting(struct request *r)
@@ -346,6 +393,41 @@ static bool answer_here(struct request *r)
     return true;
 }
 
+static void set_deadline(struct request *r, uint64_t from_us)
+{
+    uint32_t timeout_ms = r->pool->settings->downstream_timeout_ms;
+
+    r->deadline_us = timeout_ms > 0 ? from_us + (uint64_t)timeout_ms * 1000 : 0;
+}
+
+static void start_or_wait(struct request *r)
+{
+    if (slot_is_free(r->pool) && r->pool->waiting.head == NULL)
+        start(r);
+    else
+        wait_for_slot(r);
+}
+
+void cproxy_ask_again(struct request *r)
+{
+    uint32_t from = r->again_from;
+
+    client_set_put_off(r, false);
+    r->parked = false;
+    r->answered = false;
+    r->got_reply = false;
+    r->tries = 0;
+    r->keys += from;
+    r->num_keys -= from;
+    r->num_done_keys += from;
+    for (uint32_t i = 0; i < r->num_keys; i++)
+        r->keys[i].next = i + 1 < r->num_keys ? i + 1 : RKEY_END;
+    r->first = 0;
+    r->cursor = 0;
+    set_deadline(r, r->pool->loop->now_us);
+    start_or_wait(r);
+}
+
 void cproxy_admit(struct request *r)
 {
     struct pool_state *ps = r->pool;
@@ -354,12 +436,8 @@ void cproxy_admit(struct request *r)
     r->start_us = ps->loop->now_us;
     if (!(op_flags((enum opcode)r->op) & OPF_KEY) && answer_here(r))
         return;
-    if (ps->settings->downstream_timeout_ms > 0)
-        r->deadline_us = r->start_us + (uint64_t)ps->settings->downstream_timeout_ms * 1000;
-    if (slot_is_free(ps) && ps->waiting.head == NULL)
-        start(r);
-    else
-        wait_for_slot(r);
+    set_deadline(r, r->start_us);
+    start_or_wait(r);
 }
 
 /* --- a pool in a worker --- */

@@ -81,6 +81,9 @@ bool pool_state_idle(const struct pool_state *ps);
  */
 void cproxy_admit(struct request *r);
 
+/* Asks again for the keys of a parked request from again_from on. */
+void cproxy_ask_again(struct request *r);
+
 /* Gives a request, or a part, to server number `server` of its pool. */
 void cproxy_send(struct request *r, uint32_t server);
 
@@ -155,6 +158,16 @@ void client_fail(struct client *c, const char *why);
 
 /* Appends the end of r's reply and passes on what waited for it. May release r. */
 void client_finish(struct request *r, const struct outcome *outcome);
+
+/* So many bytes of the reply to r are held until it is r's turn. */
+void client_holds(struct request *r, size_t bytes);
+
+/*
+ * Whether a value for r is better dropped and asked for again later: its client is owed too much, and has asked for
+ * nothing but reads. waiting: bytes that r's multiget has gathered.
+ */
+bool client_puts_off(const struct request *r, size_t waiting);
+void client_set_put_off(struct request *r, bool put_off);
 
 /*
  * The connection to d that r is to take: while its client waits for something from d, the one that was asked, so that

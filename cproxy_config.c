@@ -59,7 +59,7 @@ const struct setting settings_table[] = {
      "how often a request is sent again, where that is safe"},
     {"item_size_max", NULL, SETTING_BYTES, FIELD(item_size_max), 128 * MIB, 1, GIB, NULL,
      "largest value that a client may send"},
-    {"line_max", NULL, SETTING_BYTES, FIELD(line_max), 8 * MIB, 2 * KIB, GIB, NULL,
+    {"line_max", NULL, SETTING_BYTES, FIELD(line_max), 2 * MIB, 2 * KIB, GIB, NULL,
      "longest command line that a client may send, such as a get of many keys"},
     {"client_buffer_max", NULL, SETTING_BYTES, FIELD(client_buffer_max), 4 * MIB, 64 * KIB, GIB, NULL,
      "replies held for a client that does not read, before its requests are left unread"},
@@ -90,8 +90,8 @@ const struct setting settings_table[] = {
 
     {"pace_us", NULL, SETTING_US, FIELD(pace_us), 10, 0, 1000, NULL,
      "pause of a busy worker in each turn, to gather more requests for each write; 0: none"},
-    {"pace_min", NULL, SETTING_U32, FIELD(pace_min), 8, 1, 1000000, NULL,
-     "requests in flight in a worker from which it is busy in that sense"},
+    {"pace_min", NULL, SETTING_U32, FIELD(pace_min), 20, 1, 1000000, NULL,
+     "clients of a worker that have asked within a millisecond from which it is busy in that sense"},
 
     {"time_stats", NULL, SETTING_BOOL, FIELD(time_stats), 0, 0, 1, NULL,
      "1: keep histograms of latencies for 'stats proxy timings'"},

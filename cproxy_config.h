@@ -48,7 +48,7 @@ struct settings {
 
     /* the loop */
     uint32_t pace_us;  /* pause before a poll under load, to gather what arrives meanwhile; 0: none */
-    uint32_t pace_min; /* requests in flight in a worker from which it pauses */
+    uint32_t pace_min; /* clients of a worker that have asked within a millisecond from which it pauses */
 
     /* counters */
     uint32_t time_stats; /* 1: latency histograms for `stats proxy timings` */

@@ -45,6 +45,7 @@ struct dconn {
     struct request_queue unsent;
     struct request_queue sent;
     size_t unsent_bytes; /* sum of request_weight of unsent */
+    bool heard;          /* the server has said something since it was connected */
     uint64_t composed;   /* bytes composed since it was connected */
 
     /* the reply that is being read: to sent.head */
@@ -82,11 +83,6 @@ struct downstream {
 
 static void on_event(evutil_socket_t fd, short what, void *arg);
 
-const char *downstream_name(const struct downstream *d)
-{
-    return d->server->name;
-}
-
 static uint64_t ms_after(const struct dconn *dc, uint32_t ms)
 {
     return ms == 0 ? 0 : dc->d->loop->now_us + (uint64_t)ms * 1000;
@@ -115,14 +111,18 @@ static uint64_t first_deadline(const struct request_queue *q)
     return 0;
 }
 
-/* When the server, which owes a reply that came too late already, has given no sign for too long; 0: it does not. */
+/*
+ * When the server, which owes a reply that is too late already, has given no sign for as long again; 0: it owes none.
+ */
 static uint64_t stall_us(const struct dconn *dc)
 {
     uint64_t patience = (uint64_t)dc->d->settings->downstream_timeout_ms * 1000;
 
-    if (patience == 0 || dc->sent.head == NULL || !dc->sent.head->answered)
+    const struct request *head = dc->sent.head;
+
+    if (patience == 0 || head == NULL || !head->answered)
         return 0;
-    return dc->progress_us + patience;
+    return (dc->progress_us > head->deadline_us ? dc->progress_us : head->deadline_us) + patience;
 }
 
 static void arm_for_next(struct dconn *dc)
@@ -212,30 +212,18 @@ static void sort_lost(struct dconn *dc, uint64_t written, enum result result)
     }
 }
 
-/* The one way by which an established connection ends. why goes to the log. */
-static void close_ready(struct dconn *dc, enum result result, const char *why)
+/* Whether it is being left alone. */
+static bool is_blocked(const struct downstream *d)
 {
-    struct downstream *d = dc->d;
-    uint64_t written = dc->composed - dc->conn.out.bytes;
-
-    log_info("downstream %s: closed, %s; %u requests on it", d->server->name, why, dc->sent.n);
-    if (dc->sent.head != NULL && (dc->rest != NULL || dc->body_left > 0))
-        dc->sent.head->got_reply = true;
-    forget_reply(dc);
-    conn_close(&dc->conn, d->loop);
-    set_state(dc, DCONN_DOWN);
-    sort_lost(dc, written, result);
-    if (dc->unsent.head != NULL)
-        loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
+    return d->blocked_us != 0 && d->loop->now_us < d->blocked_us;
 }
 
-/* A server that fails to be connected too often is left alone for a while. */
+/* A server that cannot be connected, or hangs up on whoever asks, is left alone for a while when it does so often. */
 static void count_error(struct downstream *d)
 {
     uint64_t interval = (uint64_t)d->settings->connect_retry_interval_ms * 1000;
     uint64_t now = d->loop->now_us;
 
-    counter_add(&d->counters->tot_downstream_connect_failed, 1);
     if (d->errors == 0 || now - d->first_error_us > interval) {
         d->errors = 0;
         d->first_error_us = now;
@@ -247,6 +235,23 @@ static void count_error(struct downstream *d)
         log_warning("downstream %s: left alone for %u ms after too many failures to connect", d->server->name,
                     d->settings->connect_retry_interval_ms);
     }
+}
+
+/* The one way by which an established connection ends. why goes to the log. */
+static void close_ready(struct dconn *dc, enum result result, const char *why)
+{
+    struct downstream *d = dc->d;
+    uint64_t written = dc->composed - dc->conn.out.bytes;
+
+    log_info("downstream %s: closed, %s; %u requests on it", d->server->name, why, dc->sent.n);
+    forget_reply(dc);
+    conn_close(&dc->conn, d->loop);
+    set_state(dc, DCONN_DOWN);
+    if (!dc->heard && dc->sent.head != NULL)
+        count_error(d);
+    sort_lost(dc, written, result);
+    if (dc->unsent.head != NULL)
+        loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
 }
 
 static void fail_unsent(struct dconn *dc, enum result result)
@@ -267,6 +272,7 @@ static void connect_failed(struct dconn *dc, const char *why)
         conn_close(&dc->conn, dc->d->loop);
     set_state(dc, DCONN_DOWN);
     dc->connect_us = 0;
+    counter_add(&dc->d->counters->tot_downstream_connect_failed, 1);
     count_error(dc->d);
     fail_unsent(dc, RESULT_WRITE_FAILED);
 }
@@ -277,7 +283,7 @@ static void connect_done(struct dconn *dc)
 
     dc->connect_us = 0;
     dc->composed = 0;
-    d->errors = 0;
+    dc->heard = false;
     set_state(dc, DCONN_READY);
     counter_add(&d->counters->tot_downstream_connect, 1);
     log_info("downstream %s: connected", d->server->name);
@@ -622,6 +628,8 @@ static void read_replies(struct dconn *dc)
         return;
     }
     dc->progress_us = loop->now_us;
+    dc->heard = true;
+    dc->d->errors = 0;
     if (dc->rest != NULL) {
         chunk_unref(dc->rest);
         dc->rest = NULL;
@@ -645,6 +653,11 @@ static bool compose_next(struct dconn *dc)
     size_t before = dc->conn.out.bytes;
 
     dc->unsent_bytes -= request_weight(r);
+    /* Nobody will read what it would bring. */
+    if (r->orphan && (op_flags((enum opcode)r->op) & OPF_READ)) {
+        leave(dc, r, RESULT_CLOSED);
+        return true;
+    }
     if (UNLIKELY(!dc->d->codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
         spanq_truncate(&dc->conn.out, &loop->bufs, before);
         leave(dc, r, RESULT_NO_MEMORY);
@@ -678,8 +691,12 @@ static void run_turn(struct conn *conn)
 {
     struct dconn *dc = CONTAINER_OF(conn, struct dconn, conn);
 
-    if (dc->state == DCONN_DOWN && dc->unsent.head != NULL)
-        connect_start(dc);
+    if (dc->state == DCONN_DOWN && dc->unsent.head != NULL) {
+        if (is_blocked(dc->d))
+            fail_unsent(dc, RESULT_WRITE_FAILED);
+        else
+            connect_start(dc);
+    }
     if (dc->state == DCONN_READY && !dc->conn.blocked)
         send_unsent(dc);
 }
@@ -797,13 +814,9 @@ void downstream_enqueue(struct downstream *d, uint32_t conn, struct request *r)
     struct dconn *dc = &d->conns[conn];
 
     assert(conn < d->num_conns);
-    if (UNLIKELY(d->blocked_us != 0)) {
-        if (d->loop->now_us < d->blocked_us && dc->state == DCONN_DOWN) {
-            leave(dc, r, RESULT_WRITE_FAILED);
-            return;
-        }
-        if (d->loop->now_us >= d->blocked_us)
-            d->blocked_us = 0;
+    if (UNLIKELY(is_blocked(d)) && dc->state == DCONN_DOWN) {
+        leave(dc, r, RESULT_WRITE_FAILED);
+        return;
     }
     if (UNLIKELY(queue_is_full(dc, r))) {
         counter_add(&d->counters->tot_downstream_queue_full, 1);

@@ -47,7 +47,4 @@ void downstream_enqueue(struct downstream *d, uint32_t conn, struct request *r);
 /* Whether nothing waits to be sent or answered. */
 bool downstream_idle(const struct downstream *d);
 
-/* "host:port", as the configuration names it. */
-const char *downstream_name(const struct downstream *d);
-
 #endif

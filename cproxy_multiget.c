@@ -11,6 +11,9 @@
  * As a client may ask for more than it, or moxi, can hold, not all keys are asked at once when the pool's values are
  * large: as many as fit in client_buffer_max, then the next when these have been written.
  *
+ * Should they be larger than thought, values that arrive when the client is owed too much are dropped, and asked for again
+ * (SLOT_AGAIN; see client_puts_off). A value is handed on whole: only a retrieval that one server answers is streamed.
+ *
  * A gat has another limit: memcached closes a connection on which more than 2,048 bytes of a line arrive without its end,
  * unless it is a get or gets.
  *
@@ -34,6 +37,7 @@ enum slot_state {
     SLOT_MISS,
     SLOT_PIECE, /* in gathered */
     SLOT_QUEUE, /* in a queue of its own */
+    SLOT_AGAIN, /* put off: to be asked for again */
 };
 
 /* A key's place in the reply. */
@@ -51,9 +55,10 @@ struct slot {
 /* Hangs on the client's request (parts), and dies with its reply. One chunk holds it and its arrays. */
 struct multiget {
     struct chunk *chunk;
-    uint32_t next_key; /* the first that was not asked yet */
-    uint32_t cursor;   /* the first that was not handed on yet */
-    uint32_t num_out;  /* parts on their way */
+    uint32_t next_key;  /* the first that was not asked yet */
+    uint32_t cursor;    /* the first that was not handed on yet */
+    uint32_t num_out;   /* parts on their way */
+    uint32_t num_again; /* slots in SLOT_AGAIN */
     bool any_value;
     enum result error; /* of a part that failed for another reason than that its server is away; NONE: none */
     struct spanq error_text;
@@ -73,79 +78,117 @@ static struct loop *loop_of(const struct request *r)
 
 /* --- the parts' replies --- */
 
-static void keep_value(struct request *part, uint32_t key, struct chunk *chunk, uint8_t *p, size_t n)
+static void fail_memory(struct request *part)
 {
-    struct multiget *m = part->parent->parts;
-    struct bufpool *bufs = &loop_of(part)->bufs;
-    struct slot *slot = &m->slots[key];
-    bool ok;
+    client_fail(part->parent->owner, "out of memory");
+}
 
-    if (n <= GATHER_COPY_MAX) {
-        uint8_t *to = spanq_reserve(&m->gathered, bufs, n, CHUNK_MEDIUM, NULL);
+/* Whether a value is dropped, to be asked for again; not the one that all others wait for. */
+static bool put_off(struct request *part, uint32_t key)
+{
+    struct request *r = part->parent;
+    struct multiget *m = r->parts;
 
-        ok = to != NULL;
-        if (ok) {
-            memcpy(to, p, n);
-            spanq_commit(&m->gathered, n);
-            slot->piece.chunk = m->gathered.tail->chunk;
-            slot->piece.p = to;
-            slot->piece.len = n;
-            m->states[key] = SLOT_PIECE;
-        }
-    } else {
-        spanq_init(&slot->queue);
-        ok = spanq_refer(&slot->queue, bufs, chunk, p, n);
-        if (ok)
-            m->states[key] = SLOT_QUEUE;
-    }
-    if (!ok)
-        m->error = RESULT_NO_MEMORY;
+    if (LIKELY(m->num_again == 0 && !client_puts_off(r, m->waiting_bytes)))
+        return false;
+    if (key == m->cursor && client_is_turn(r))
+        return false;
+    m->states[key] = SLOT_AGAIN;
+    m->num_again++;
+    client_set_put_off(r, true);
+    return true;
+}
+
+/* A value is in its slot. */
+static void count_value(struct request *part, size_t n)
+{
+    struct request *r = part->parent;
+    struct multiget *m = r->parts;
+
     m->any_value = true;
     m->waiting_bytes += n;
-    part->parent->num_hits++;
-    part->parent->reply_bytes += n;
-    cproxy_learn_value(part->pool, n);
+    client_holds(r, n);
+    r->num_hits++;
+    r->reply_bytes += n;
     if (m->waiting_bytes >= EMIT_BYTES)
-        client_wrote(part->parent);
+        client_wrote(r);
+}
+
+static bool copy_value(struct request *part, uint32_t key, const uint8_t *p, size_t n)
+{
+    struct multiget *m = part->parent->parts;
+    struct slot *slot = &m->slots[key];
+    uint8_t *to = spanq_reserve(&m->gathered, &loop_of(part)->bufs, n, CHUNK_MEDIUM, NULL);
+
+    if (to == NULL)
+        return false;
+    memcpy(to, p, n);
+    spanq_commit(&m->gathered, n);
+    slot->piece.chunk = m->gathered.tail->chunk;
+    slot->piece.p = to;
+    slot->piece.len = n;
+    m->states[key] = SLOT_PIECE;
+    return true;
+}
+
+static bool refer_value(struct request *part, uint32_t key, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    struct multiget *m = part->parent->parts;
+    struct spanq *queue = &m->slots[key].queue;
+
+    spanq_init(queue);
+    if (!spanq_refer(queue, &loop_of(part)->bufs, chunk, p, n))
+        return false;
+    m->states[key] = SLOT_QUEUE;
+    return true;
 }
 
 static void part_hit(struct request *part, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
 {
-    keep_value(part, hit->key, chunk, p, n);
+    bool ok;
+
+    cproxy_learn_value(part->pool, n);
+    if (put_off(part, hit->key))
+        return;
+    if (n <= GATHER_COPY_MAX)
+        ok = copy_value(part, hit->key, p, n);
+    else
+        ok = refer_value(part, hit->key, chunk, p, n);
+    if (ok)
+        count_value(part, n);
+    else
+        fail_memory(part);
 }
 
 static void part_begin(struct request *part, const struct hit *hit)
 {
+    cproxy_learn_value(part->pool, hit->head_len + hit->value_len + hit->tail_len);
+    if (put_off(part, hit->key))
+        return;
     part->in_value = true;
-    /* The key's index, until the value is whole: a part has no other use for it. */
-    part->flags = hit->key;
+    part->value_key = hit->key;
     if (!spanq_copy(&part->held, &loop_of(part)->bufs, hit->head, hit->head_len))
-        ((struct multiget *)part->parent->parts)->error = RESULT_NO_MEMORY;
+        fail_memory(part);
 }
 
 static void part_data(struct request *part, struct chunk *chunk, uint8_t *p, size_t n)
 {
-    if (!spanq_add(&part->held, &loop_of(part)->bufs, chunk, p, n))
-        ((struct multiget *)part->parent->parts)->error = RESULT_NO_MEMORY;
+    if (part->in_value && !spanq_add(&part->held, &loop_of(part)->bufs, chunk, p, n))
+        fail_memory(part);
 }
 
 static void part_end(struct request *part)
 {
     struct multiget *m = part->parent->parts;
-    struct slot *slot = &m->slots[part->flags];
     size_t n = part->held.bytes;
 
+    if (!part->in_value)
+        return;
     part->in_value = false;
-    spanq_init(&slot->queue);
-    spanq_concat(&slot->queue, &part->held);
-    m->states[part->flags] = SLOT_QUEUE;
-    m->any_value = true;
-    m->waiting_bytes += n;
-    part->parent->num_hits++;
-    part->parent->reply_bytes += n;
-    cproxy_learn_value(part->pool, n);
-    if (m->waiting_bytes >= EMIT_BYTES)
-        client_wrote(part->parent);
+    spanq_init(&m->slots[part->value_key].queue);
+    spanq_concat(&m->slots[part->value_key].queue, &part->held);
+    m->states[part->value_key] = SLOT_QUEUE;
+    count_value(part, n);
 }
 
 static void keep_error(struct request *part, const struct outcome *outcome)
@@ -214,7 +257,7 @@ static void multiget_free(struct request *r)
     struct multiget *m = r->parts;
     struct bufpool *bufs = &loop_of(r)->bufs;
 
-    for (uint32_t i = m->cursor; i < m->next_key; i++)
+    for (uint32_t i = m->cursor; i < r->num_keys; i++)
         if (m->states[i] == SLOT_QUEUE)
             spanq_clear(&m->slots[i].queue, bufs);
     spanq_clear(&m->gathered, bufs);
@@ -257,8 +300,8 @@ static void add_key(struct request *r, uint32_t i)
     if (part == NULL) {
         part = m->parts[server] = make_part(r, server, i);
         if (part == NULL) {
-            m->error = RESULT_NO_MEMORY;
             m->states[i] = SLOT_MISS;
+            client_fail(r->owner, "out of memory");
             return;
         }
     } else {
@@ -266,7 +309,7 @@ static void add_key(struct request *r, uint32_t i)
     }
     m->last[server] = i;
     part->num_keys++;
-    part->charge += r->keys[i].len + 1;
+    part->key_bytes += r->keys[i].len + 1;
 }
 
 static bool is_gat(const struct request *r)
@@ -283,7 +326,20 @@ static bool fits_line(const struct request *r, uint32_t i)
     const struct multiget *m = r->parts;
     const struct request *part = m->parts[m->servers[i]];
 
-    return !is_gat(r) || part == NULL || GAT_HEAD + part->charge + r->keys[i].len + 1 <= GAT_LINE_MAX;
+    return !is_gat(r) || part == NULL || GAT_HEAD + part->key_bytes + r->keys[i].len + 1 <= GAT_LINE_MAX;
+}
+
+/* Goes back to the first key that was put off. */
+static void rewind_to_again(struct request *r)
+{
+    struct multiget *m = r->parts;
+
+    for (uint32_t i = m->cursor; i < m->next_key; i++)
+        if (m->states[i] == SLOT_AGAIN)
+            m->states[i] = SLOT_PENDING;
+    m->num_again = 0;
+    m->next_key = m->cursor;
+    client_set_put_off(r, false);
 }
 
 /* Asks for the next keys, as many as the window allows. */
@@ -291,11 +347,15 @@ static void ask(struct request *r)
 {
     struct multiget *m = r->parts;
     uint32_t window = cproxy_window(r->pool);
-    uint32_t servers = r->pool->pool->num_servers;
-    uint32_t end = r->num_keys - m->next_key > window ? m->next_key + window : r->num_keys;
+    uint32_t servers = r->pool->pool->num_servers, end;
+
+    if (m->num_again > 0)
+        rewind_to_again(r);
+    end = r->num_keys - m->next_key > window ? m->next_key + window : r->num_keys;
 
     for (; m->next_key < end && fits_line(r, m->next_key); m->next_key++)
-        add_key(r, m->next_key);
+        if (m->states[m->next_key] == SLOT_PENDING)
+            add_key(r, m->next_key);
     /* Counted before the first is sent: a part may come back at once. */
     for (uint32_t s = 0; s < servers; s++)
         m->num_out += m->parts[s] != NULL;
@@ -376,6 +436,7 @@ static bool emit(struct request *r)
 
         switch ((enum slot_state)m->states[m->cursor]) {
         case SLOT_PENDING:
+        case SLOT_AGAIN:
             return true;
         case SLOT_MISS:
             break;
@@ -390,8 +451,9 @@ static bool emit(struct request *r)
             break;
         }
     }
-    /* All that was gathered has been handed on: by copy, or by a reference of its own. */
-    spanq_clear(&m->gathered, bufs);
+    /* When nothing waits, all that was gathered has been handed on: by copy, or by a reference of its own. */
+    if (m->waiting_bytes == 0)
+        spanq_clear(&m->gathered, bufs);
     return true;
 }
 
@@ -414,6 +476,13 @@ static void finish(struct request *r)
     client_finish(r, &outcome);
 }
 
+bool multiget_all_asked(const struct request *r)
+{
+    const struct multiget *m = r->parts;
+
+    return m->next_key == r->num_keys && m->num_again == 0;
+}
+
 void multiget_continue(struct request *r)
 {
     struct multiget *m = r->parts;
@@ -427,17 +496,10 @@ void multiget_continue(struct request *r)
     }
     if (m->num_out > 0)
         return;
-    if (m->next_key == r->num_keys)
+    if (multiget_all_asked(r))
         finish(r);
     else if (client_unwritten(r) < r->pool->settings->client_buffer_max / 2)
         ask(r);
-}
-
-bool multiget_all_asked(const struct request *r)
-{
-    const struct multiget *m = r->parts;
-
-    return m->next_key == r->num_keys;
 }
 
 void multiget_abandon(struct request *r)

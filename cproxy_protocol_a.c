@@ -303,6 +303,9 @@ static enum parse_status parse_stats(const struct line *line, struct key_list *k
     if (line->num_tokens > 1) {
         cmd->key = line->tokens[1].p;
         cmd->key_len = (size_t)(line->p + line->len - cmd->key);
+        /* It is passed on, and a server closes a connection on which a line does not end soon. */
+        if (cmd->key_len > KEY_MAX)
+            return refuse(cmd, BAD_LINE);
     }
     return PARSE_OK;
 }
@@ -410,8 +413,8 @@ static enum parse_status ascii_parse_request(const uint8_t *p, size_t n, size_t 
 }
 
 /*
- * Its first word is there, and is no command. But for capital letters alone, which may be a browser's: that is seen
- * from the end of the line.
+ * Its first word is there, and is no command. But for a word that parse_unknown may have another answer for: capital
+ * letters alone, which may be a browser's, and slabs. And for a NUL, which ends a command early.
  */
 static bool ascii_is_hopeless(const uint8_t *p, size_t n)
 {
@@ -419,7 +422,7 @@ static bool ascii_is_hopeless(const uint8_t *p, size_t n)
     size_t len = next_word(&p, end), capitals = 0;
     struct token word = {p, len};
 
-    if (p + len == end)
+    if (p + len == end || token_is(&word, "slabs") || memchr(p, '\0', len) != NULL)
         return false;
     for (int op = 0; op < OP_COUNT; op++)
         if (parsers[op] != NULL && token_is(&word, op_table[op].name))
@@ -456,7 +459,7 @@ static uint8_t *put_i64(uint8_t *to, int64_t v)
     *to++ = ' ';
     if (v < 0) {
         *to++ = '-';
-        return to + util_format_u64((char *)to, (uint64_t)-v);
+        return to + util_format_u64((char *)to, 0 - (uint64_t)v);
     }
     return to + util_format_u64((char *)to, (uint64_t)v);
 }
@@ -710,9 +713,18 @@ static enum parse_status reply_done(struct reply *reply, enum result result, con
     return PARSE_OK;
 }
 
+/* One of the three words, and a reason behind it or nothing. */
 static bool is_error(const uint8_t *p, size_t len)
 {
-    return begins_with(p, len, "SERVER_ERROR") || begins_with(p, len, "CLIENT_ERROR") || begins_with(p, len, "ERROR");
+    static const char *const words[] = {"SERVER_ERROR", "CLIENT_ERROR", "ERROR"};
+
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        size_t n = strlen(words[i]);
+
+        if (begins_with(p, len, words[i]))
+            return p[n] == ' ' || p[n] == ':' || p[n] == '\r';
+    }
+    return false;
 }
 
 /* One whole line, its length with CR LF, that is neither a VALUE nor one of the fixed replies. */

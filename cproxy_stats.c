@@ -88,12 +88,17 @@ static void gather_timings(uint32_t pool, struct timings *sum)
     }
 }
 
-/* What goes up and down is not counted from a reset on. */
+/* Where the gauges are in a struct counters: they are not counted from a reset on. */
 static bool is_gauge(size_t n)
 {
-    return n == offsetof(struct counters, num_upstream) / sizeof(uint64_t) ||
-           n == offsetof(struct counters, num_requests) / sizeof(uint64_t) ||
-           n == offsetof(struct counters, num_downstream_conn) / sizeof(uint64_t);
+    enum { TOTAL, GAUGE };
+
+#define X(kind, name, help)                                      \
+    if (n == offsetof(struct counters, name) / sizeof(uint64_t)) \
+        return kind == GAUGE;
+    COUNTERS(X)
+#undef X
+    return false;
 }
 
 static void subtract_baseline(uint32_t pool, struct counters *sum)
@@ -101,11 +106,9 @@ static void subtract_baseline(uint32_t pool, struct counters *sum)
     uint64_t *to = (uint64_t *)sum;
     const uint64_t *base = (const uint64_t *)&stats.baselines[pool].counters;
 
-    pthread_mutex_lock(&stats.mutex);
     for (size_t n = 0; n < NUM_COUNTERS; n++)
         if (!is_gauge(n))
             to[n] -= base[n];
-    pthread_mutex_unlock(&stats.mutex);
 }
 
 static void subtract_htgram(struct htgram *h, const struct htgram *base)
@@ -222,9 +225,12 @@ static void tell_stats(struct writer *w, uint32_t pool)
     char prefix[64];
 
     snprintf(prefix, sizeof(prefix), "%u:%s", p->port, p->name);
+    /* Gathered under the mutex too: what is subtracted must be older. */
+    pthread_mutex_lock(&stats.mutex);
     gather_counters(pool, &c);
     subtract_baseline(pool, &c);
-#define X(name, help) line(w, "%s:pstd_stats:" #name " %llu", prefix, (unsigned long long)c.name);
+    pthread_mutex_unlock(&stats.mutex);
+#define X(kind, name, help) line(w, "%s:pstd_stats:" #name " %llu", prefix, (unsigned long long)c.name);
     COUNTERS(X)
 #undef X
     for (int op = 0; op < OP_COUNT; op++) {
@@ -258,8 +264,8 @@ static void tell_timings(struct writer *w, uint32_t pool)
         w->ok = false;
         return;
     }
-    gather_timings(pool, sum);
     pthread_mutex_lock(&stats.mutex);
+    gather_timings(pool, sum);
     for (int op = 0; op < OP_COUNT; op++)
         subtract_htgram(&sum->ops[op], &stats.baselines[pool].timings.ops[op]);
     pthread_mutex_unlock(&stats.mutex);

@@ -5,11 +5,13 @@
  *   read_client -> take_input -> take_command, take_body -> cproxy_admit
  *                                        FIFO: head ... tail   (what was asked, in order)
  *   client_output, client_finish  ->  head: conn.out    the others: held, until they are the head
- *   run_turn: continue a multiget, write once, parse what had to wait
+ *   run_turn: ask for more keys, write once, parse what had to wait
  *
  * What a client can make moxi hold is bounded by client_buffer_max, about: what is waiting to be written to it, and
  * what its requests in flight will bring (charge), which is guessed from the values that the pool had lately. Over the
- * bound its input is left unread. Parsing also stops after -R commands, so that one client cannot hold up a turn; the
+ * bound its input is left unread. A guess may be wrong, when a pool of small values has large ones after all: then values
+ * that arrive at twice the bound are dropped, and asked for again when the client has read what it was sent (put_off), as
+ * long as that can make no difference: all that it has asked for are reads. Parsing also stops after -R commands, so that one client cannot hold up a turn; the
  * rest is parsed at the end of it.
  *
  * An idle client owns nothing but its struct client: unfinished input hangs on a struct input, which it seldom has.
@@ -27,6 +29,7 @@ enum {
     REST_COPY_MAX = 4096,    /* an unfinished line up to this size is put before the next read; a longer one grows */
     REFER_MIN = 16 * 1024,   /* a part of a value from which it is not copied out of the read buffer */
     VALUE_COPY_MAX = 4096,   /* a whole value up to this size is */
+    KEY_CHARGE = 64,         /* what a key of a multiget takes: in its array, in a part, a slot for its value */
     LINE_GROWTH = 16 * 1024, /* least room for the next read of a long line */
 };
 
@@ -58,6 +61,9 @@ struct client {
     struct input *in;     /* NULL: nothing is unfinished */
     struct pin *pins;     /* one a server; NULL unless downstream_conn_max > 1 and it has asked something */
     size_t charged;       /* sum of charge of its FIFO */
+    uint32_t num_writes;  /* requests in its FIFO that are more than a read */
+    uint32_t num_put_off; /* and that are put_off */
+    uint32_t active_ms;   /* when it last asked, see loop_count_active */
     bool eof;             /* nothing more will be read; it is closed when all is answered */
     bool closing;         /* to be closed at the end of the turn, whatever there is */
     bool writable;        /* EV_WRITE has come */
@@ -139,6 +145,11 @@ static void keep(struct client *c, struct chunk *chunk, uint8_t *p, size_t n, bo
 
 /* --- the FIFO --- */
 
+static bool is_read(const struct request *r)
+{
+    return (op_flags((enum opcode)r->op) & OPF_READ) != 0;
+}
+
 /* Whether it is a retrieval that has been split. */
 static bool is_multiget(const struct request *r)
 {
@@ -155,6 +166,7 @@ static void push(struct client *c, struct request *r)
         c->head = r;
     c->tail = r;
     c->charged += r->charge;
+    c->num_writes += !is_read(r);
 }
 
 /* The head's reply is complete: it goes, and those behind it that are complete too. */
@@ -169,11 +181,16 @@ static void advance(struct client *c)
         if (c->head == NULL)
             c->tail = NULL;
         c->charged -= r->charge;
+        c->num_writes -= !is_read(r);
+        c->num_put_off -= r->put_off;
         request_let_go(&loop->requests, &loop->bufs, &r);
     }
     /* What the new head holds may go, but for a value that is not whole, nor to be streamed. */
     if (r != NULL && (!r->in_value || r->may_stream)) {
-        r->streaming = r->in_value && r->held.bytes > 0;
+        if (r->in_value && r->held.bytes > 0) {
+            counter_add(&c->ps->counters.tot_streamed, 1);
+            r->streaming = true;
+        }
         spanq_concat(&c->conn.out, &r->held);
     }
     mark(c);
@@ -194,6 +211,33 @@ void client_wrote(struct request *r)
     mark(r->owner);
 }
 
+void client_holds(struct request *r, size_t bytes)
+{
+    r->charge += bytes;
+    r->owner->charged += bytes;
+}
+
+bool client_puts_off(const struct request *r, size_t waiting)
+{
+    const struct client *c = r->owner;
+    size_t bound = c->ps->settings->client_buffer_max;
+
+    if (c->num_writes > 0 || !is_read(r))
+        return false;
+    if (c->head == r)
+        return c->conn.out.bytes + waiting > bound;
+    return c->num_put_off > 0 || c->conn.out.bytes + c->charged + waiting > 2 * bound;
+}
+
+void client_set_put_off(struct request *r, bool put_off)
+{
+    if (put_off && !r->put_off)
+        counter_add(&r->pool->counters.tot_put_off, 1);
+    r->owner->num_put_off += put_off;
+    r->owner->num_put_off -= r->put_off;
+    r->put_off = put_off;
+}
+
 size_t client_unwritten(const struct request *r)
 {
     return r->owner->conn.out.bytes;
@@ -206,7 +250,7 @@ static void count_finished(const struct request *r)
 
     if (op_flags((enum opcode)r->op) & OPF_VALUES) {
         counter_add(&n->hits, r->num_hits);
-        counter_add(&n->misses, r->num_keys - r->num_hits);
+        counter_add(&n->misses, r->num_done_keys + r->num_keys - r->num_hits);
         counter_add(&n->write_bytes, r->reply_bytes);
     }
     if (ps->timings != NULL)
@@ -220,6 +264,9 @@ void client_finish(struct request *r, const struct outcome *outcome)
 
     if (outcome->result >= RESULT_WRITE_FAILED && outcome->result <= RESULT_NO_MEMORY)
         counter_add(&n->err_proxy, 1);
+    /* Whole values may still be held at its turn: behind them there was one that is not whole. */
+    if (c->head == r)
+        spanq_concat(&c->conn.out, &r->held);
     if (!r->noreply && !codec_ascii.compose_outcome(r, outcome, &loop_of(c)->bufs, client_output(r))) {
         counter_add(&n->err_oom, 1);
         client_fail(c, "out of memory");
@@ -315,7 +362,7 @@ static void hang_up(struct client *c)
 static size_t charge_of(const struct request *r)
 {
     const struct pool_state *ps = r->pool;
-    size_t own = sizeof(*r) + request_value_len(r);
+    size_t own = sizeof(*r) + request_value_len(r) + (size_t)r->num_keys * KEY_CHARGE;
     uint32_t keys = r->num_keys, window;
 
     if (!(op_flags((enum opcode)r->op) & OPF_VALUES))
@@ -604,14 +651,14 @@ static size_t take_body(struct client *c, struct chunk *chunk, uint8_t *p, size_
 /* --- input --- */
 
 /*
- * Whether the client may ask for more: it is owed nothing, or little; and its last request, if it is a multiget that is
- * asked for bit by bit, has been asked for whole, for nothing may overtake it.
+ * Whether the client may ask for more: it is owed nothing, or little; nothing is put off; and its last request, if it is
+ * a multiget that is asked for bit by bit, has been asked for whole: for nothing may overtake these.
  */
 static bool may_admit(const struct client *c)
 {
     size_t owed = c->conn.out.bytes + c->charged;
 
-    if (c->tail != NULL && is_multiget(c->tail) && !multiget_all_asked(c->tail))
+    if (c->num_put_off > 0 || (c->tail != NULL && is_multiget(c->tail) && !multiget_all_asked(c->tail)))
         return false;
     return (c->head == NULL && c->conn.out.bytes == 0) || owed < c->ps->settings->client_buffer_max;
 }
@@ -790,6 +837,7 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
     /* What waits to be parsed comes first, at the end of the turn. */
     if (!(what & EV_READ) || c->eof || c->closing || (in != NULL && in->ready))
         return;
+    loop_count_active(loop_of(c), &c->active_ms);
     if (in != NULL && in->rest != NULL && in->rest_len > REST_COPY_MAX)
         read_long_line(c);
     else
@@ -841,14 +889,18 @@ static void destroy(struct client *c)
     ps->hooks->client_closed();
 }
 
-static void continue_multigets(struct client *c)
+/* Asks for what the head has to be asked for yet: the next keys of a multiget, or what was put off. */
+static void continue_head(struct client *c)
 {
+    size_t bound = c->ps->settings->client_buffer_max;
     struct request *r, *before = NULL;
 
     while ((r = c->head) != NULL && r != before && is_multiget(r)) {
         before = r;
         multiget_continue(r);
     }
+    if (r != NULL && r->parked && c->conn.out.bytes < bound / 2)
+        cproxy_ask_again(r);
 }
 
 /* Writes what there is. False: the client is lost. */
@@ -875,14 +927,13 @@ static void run_turn(struct conn *conn)
 {
     struct client *c = CONTAINER_OF(conn, struct client, conn);
 
-    if (!c->closing) {
-        continue_multigets(c);
-        if (!flush(c))
-            c->closing = true;
-        else
-            /* With room again, a multiget may ask for its next keys. */
-            continue_multigets(c);
-    }
+    if (!c->closing)
+        continue_head(c);
+    if (!c->closing && !flush(c))
+        client_fail(c, strerror(errno));
+    /* With room again, it may ask for more. */
+    if (!c->closing)
+        continue_head(c);
     if (!c->closing)
         resume(c);
     if (has_ended(c))

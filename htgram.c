@@ -55,14 +55,6 @@ void htgram_merge(struct htgram *to, const struct htgram *from)
     to->sum += __atomic_load_n(&from->sum, __ATOMIC_RELAXED);
 }
 
-void htgram_reset(struct htgram *h)
-{
-    for (unsigned i = 0; i < HTGRAM_BUCKETS; i++)
-        __atomic_store_n(&h->counts[i], 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&h->total, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&h->sum, 0, __ATOMIC_RELAXED);
-}
-
 uint64_t htgram_quantile(const struct htgram *h, unsigned permille)
 {
     uint64_t want = (h->total * permille + 999) / 1000;

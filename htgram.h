@@ -28,8 +28,6 @@ void htgram_add(struct htgram *h, uint64_t us);
 /* Adds all of from, which another thread may be writing, to `to`, which is the caller's. */
 void htgram_merge(struct htgram *to, const struct htgram *from);
 
-void htgram_reset(struct htgram *h);
-
 /* The value in microseconds that `permille` of a thousand values do not exceed; 0 when there are none. */
 uint64_t htgram_quantile(const struct htgram *h, unsigned permille);
 

@@ -9,6 +9,20 @@
 /* Behind what is still referred to, the next read begins on a fresh cache line. */
 enum { LINE = 64 };
 
+void loop_tell_time(struct loop *loop)
+{
+    uint32_t ms;
+
+    loop->now_us = util_now_us();
+    loop->now_is_fresh = true;
+    ms = (uint32_t)(loop->now_us >> 10);
+    if (ms == loop->active_ms)
+        return;
+    loop->active_before = ms == loop->active_ms + 1 ? loop->active_clients : 0;
+    loop->active_clients = 0;
+    loop->active_ms = ms;
+}
+
 uint8_t *loop_read_buffer(struct loop *loop, size_t *room)
 {
     struct chunk *chunk = loop->read_chunk;

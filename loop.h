@@ -51,15 +51,27 @@ struct loop {
     struct chunk *read_chunk;
     size_t read_pos;
 
-    uint32_t num_inflight; /* requests given to servers and not answered, of all pools */
+    /* How many clients are asking at the moment, for turn pacing. */
+    uint32_t active_ms;      /* which millisecond, about, it is */
+    uint32_t active_clients; /* that have asked in it so far */
+    uint32_t active_before;  /* that did in the one before */
 };
+
+void loop_tell_time(struct loop *loop); /* for loop_enter only */
 
 /* To be called first by every event callback: one look at the clock a turn. */
 static inline void loop_enter(struct loop *loop)
 {
-    if (!loop->now_is_fresh) {
-        loop->now_us = util_now_us();
-        loop->now_is_fresh = true;
+    if (!loop->now_is_fresh)
+        loop_tell_time(loop);
+}
+
+/* A client is asking; *last_ms is its own, and starts as 0. */
+static inline void loop_count_active(struct loop *loop, uint32_t *last_ms)
+{
+    if (*last_ms != loop->active_ms) {
+        *last_ms = loop->active_ms;
+        loop->active_clients++;
     }
 }
 

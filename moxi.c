@@ -265,7 +265,7 @@ static void start_workers(struct process *p)
 }
 
 /* Frees everything, in the opposite order, so that a leak checker has nothing to say. */
-static void tear_down(struct process *p)
+static void tear_down(struct process *p, struct work_queue *names)
 {
     /* From here on a second signal does what it does to any process. */
     for (size_t i = 0; i < ARRAY_LEN(p->signals); i++)
@@ -273,6 +273,9 @@ static void tear_down(struct process *p)
     for (uint32_t i = 0; i < p->num_workers; i++)
         worker_join(p->workers[i]);
     resolve_stop();
+    /* What was looked up already is reported now, while there is a configuration. */
+    work_queue_close(names);
+    work_queue_teardown(names);
     for (uint32_t i = 0; i < p->num_workers; i++)
         worker_destroy(p->workers[i]);
     free(p->workers);
@@ -299,9 +302,7 @@ static void serve(struct process *p)
         die(EX_OSERR, "the event loop refuses to listen");
     check_names(p, &names);
     event_base_dispatch(p->base);
-    tear_down(p);
-    work_queue_close(&names);
-    work_queue_teardown(&names);
+    tear_down(p, &names);
     event_base_free(p->base);
     libevent_global_shutdown();
 }

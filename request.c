@@ -84,9 +84,9 @@ void request_release(struct request_pool *pool, struct bufpool *bufs, struct req
     struct request *r = *rp;
 
     *rp = NULL;
-    if (r->value.head != NULL)
+    if (!spanq_empty(&r->value))
         spanq_clear(&r->value, bufs);
-    if (r->held.head != NULL)
+    if (!spanq_empty(&r->held))
         spanq_clear(&r->held, bufs);
     if (r->keys_chunk != NULL)
         chunk_unref(r->keys_chunk);

@@ -87,7 +87,7 @@ enum result {
     RESULT_NOT_FOUND,
     RESULT_DELETED,
     RESULT_TOUCHED,
-    RESULT_NUMBER, /* incr, decr: the text is the number */
+    RESULT_NUMBER, /* incr, decr: the text is the line with the number */
     RESULT_OK,
     RESULT_RESET,   /* stats reset */
     RESULT_VERSION, /* the text is the version */
@@ -175,6 +175,8 @@ struct request {
     bool streaming;  /* a part of it has been passed on: there is no way back */
     bool finished;   /* its reply is whole, and waits for its turn at the client */
     bool too_large;  /* a set whose value was refused: it is a delete now, and answered with the refusal */
+    bool put_off;    /* values were dropped, its client being owed too much; they will be asked for again */
+    bool parked;     /* put_off, and all replies have come: it waits for its turn to ask again */
     uint8_t tries;   /* how often it was sent again */
     uint32_t server; /* index of its server in the pool */
     uint32_t flags;
@@ -185,8 +187,10 @@ struct request {
     /* keys: one in `key`, or an array in a chunk of its own */
     struct rkey *keys;
     uint32_t num_keys;
-    uint32_t first;  /* index of the first key */
-    uint32_t cursor; /* index of the first key not yet answered for */
+    uint32_t first;         /* index of the first key */
+    uint32_t cursor;        /* index of the first key not yet answered for */
+    uint32_t again_from;    /* put_off: index of the first key to be asked for again */
+    uint32_t num_done_keys; /* keys before the present ones: it has asked again for the rest */
     struct rkey key;
     struct chunk *keys_chunk; /* holds keys and their bytes; NULL: key and inl do. Also the argument of stats */
     const uint8_t *arg;       /* stats: what follows the command */
@@ -200,8 +204,8 @@ struct request {
     /* time */
     uint64_t start_us;    /* when it was read */
     uint64_t deadline_us; /* when it is answered for the server; 0: never */
-    size_t charge;    /* bytes that it counts for in its client's bound on what is in flight; of a part: of its keys */
-    uint64_t sent_at; /* the connection's count of bytes composed before it */
+    size_t charge;        /* bytes that it counts for in its client's bound on what is in flight */
+    uint64_t sent_at;     /* the connection's count of bytes composed before it */
 
     /* what is held of the reply until it is its turn */
     struct spanq held;
@@ -210,7 +214,9 @@ struct request {
     uint64_t reply_bytes; /* bytes of values so far */
 
     /* a request that was split in parts, or that goes to everyone */
-    void *parts; /* the module's own, see cproxy_multiget.c and cproxy_broadcast.c */
+    void *parts;        /* the module's own, see cproxy_multiget.c and cproxy_broadcast.c */
+    uint32_t value_key; /* of a part: index of the key whose value is arriving */
+    size_t key_bytes;   /* of a part: bytes of its keys */
 
     uint8_t inl[REQUEST_INLINE];
 };

@@ -2,8 +2,8 @@
 /*
  * resolve - names of servers to addresses: see resolve.h.
  *
- * The thread is detached and shares nothing with moxi but the queue below, which is never freed: a lookup that hangs
- * when moxi ends can then hang on harmlessly until the process is gone.
+ * The thread shares nothing with moxi but the queue below, which is never freed: a lookup that hangs when moxi ends is
+ * left alone, and can hang on harmlessly until the process is gone.
  */
 #include "resolve.h"
 
@@ -28,14 +28,13 @@ struct lookup {
 static struct {
     pthread_mutex_t mutex; /* guards all below */
     pthread_cond_t wake;   /* there is a lookup, or it is over */
-    pthread_cond_t idle;   /* the thread has ended */
     struct lookup *head;
     struct lookup *tail;
     bool started;
     bool stopping;
     bool busy; /* the thread is inside getaddrinfo */
-    bool ended;
-} resolver = {.mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .idle = PTHREAD_COND_INITIALIZER};
+    pthread_t thread;
+} resolver = {.mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static void free_lookup(struct lookup *l)
 {
@@ -125,25 +124,20 @@ static void *run(void *arg)
         if (resolver.stopping || !work_send(l->q, report, l))
             free_lookup(l);
     }
-    resolver.ended = true;
-    pthread_cond_signal(&resolver.idle);
     pthread_mutex_unlock(&resolver.mutex);
     return NULL;
 }
 
 bool resolve_start(void)
 {
-    pthread_t thread;
-
-    if (pthread_create(&thread, NULL, run, NULL) != 0)
-        return false;
-    pthread_detach(thread);
-    resolver.started = true;
-    return true;
+    resolver.started = pthread_create(&resolver.thread, NULL, run, NULL) == 0;
+    return resolver.started;
 }
 
 void resolve_stop(void)
 {
+    bool busy;
+
     pthread_mutex_lock(&resolver.mutex);
     resolver.stopping = true;
     pthread_cond_signal(&resolver.wake);
@@ -154,9 +148,15 @@ void resolve_stop(void)
         free_lookup(l);
     }
     resolver.tail = NULL;
-    while (resolver.started && !resolver.ended && !resolver.busy)
-        pthread_cond_wait(&resolver.idle, &resolver.mutex);
+    busy = resolver.busy;
     pthread_mutex_unlock(&resolver.mutex);
+    if (!resolver.started)
+        return;
+    if (busy)
+        pthread_detach(resolver.thread);
+    else
+        pthread_join(resolver.thread, NULL);
+    resolver.started = false;
 }
 
 bool resolve_name(const char *host, uint16_t port, struct work_queue *q, resolve_cb cb, void *arg)

@@ -4,21 +4,27 @@
  *
  * Turn pacing: under load a loop that polls at once wakes for each request, sends it on alone and wakes a server for
  * it. A pause of some microseconds before the poll gathers what arrives meanwhile, as interrupt coalescing does in a
- * network card, and every system call and wake-up that follows is shared by more requests. With few requests in flight
- * it would only add to each; hence pace_min.
+ * network card, and every system call and wake-up that follows is shared by more requests. With few clients, who each
+ * wait for their reply before they ask again, nothing would arrive meanwhile. So it depends on how many clients have asked
+ * within the last millisecond (pace_min), which tells these cases apart; requests in flight do not: when the loop looks
+ * at them, most of a busy moxi's have just been answered.
  */
 #include "worker.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "log.h"
 
-enum { TICK_SECONDS = 1 };
+enum {
+    TICK_SECONDS = 1,
+    KEYS_KEEP = 16 * 1024, /* a list of keys that has grown larger is given back */
+};
 
 struct worker {
     pthread_t thread;
@@ -44,6 +50,10 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     (void)what;
     bufpool_trim(&w->loop.bufs);
     request_pool_trim(&w->loop.requests);
+    if (w->loop.keys.size > KEYS_KEEP) {
+        free(w->loop.keys.v);
+        memset(&w->loop.keys, 0, sizeof(w->loop.keys));
+    }
 }
 
 static void on_drain_timer(evutil_socket_t fd, short what, void *arg)
@@ -60,7 +70,7 @@ static void pace(const struct worker *w)
     const struct settings *s = &w->config->pools[0].settings;
     struct timespec pause = {.tv_nsec = (long)s->pace_us * 1000};
 
-    if (s->pace_us > 0 && w->loop.num_inflight >= s->pace_min)
+    if (s->pace_us > 0 && w->loop.active_before >= s->pace_min)
         nanosleep(&pause, NULL);
 }
 

@@ -86,7 +86,7 @@ static bool is_sound(const struct spanq *q)
         bytes += span->len;
         last = span;
     }
-    return bytes == q->bytes && last == q->tail && spanq_empty(q) == (last == NULL);
+    return bytes == q->bytes && last == q->tail && (q->head == NULL) == (last == NULL);
 }
 
 /* Whether the queue is sound and holds just [p, p + n), by each of the ways to read it. */
@@ -360,7 +360,7 @@ static void check_copy(void)
     fill(bytes, BYTES_MAX);
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         check(spanq_copy(&q, &pool, bytes, sizes[i]) && holds(&q, bytes, sizes[i]), "%zu bytes are copied", sizes[i]);
-        check((sizes[i] == 0) == spanq_empty(&q), "and nothing is put there for none");
+        check((sizes[i] == 0) == (q.head == NULL), "and nothing is put there for none");
         spanq_clear(&q, &pool);
     }
     /* Pieces of odd sizes, so that the ends of chunks fall into the middle of them. */
@@ -464,7 +464,7 @@ static void check_share(void)
     chunk = source(&pool, 4000);
     memcpy(bytes, "abc", 3);
     memcpy(bytes + 3, chunk->data, 4000);
-    check(spanq_share(&to, &pool, &from) && spanq_empty(&to), "of nothing, nothing is shared");
+    check(spanq_share(&to, &pool, &from) && to.head == NULL, "of nothing, nothing is shared");
     copy_text(&from, &pool, "abc");
     check(spanq_refer(&from, &pool, chunk, chunk->data, 4000) && spanq_share(&to, &pool, &from), "a queue is shared");
     check(holds(&from, bytes, 4003) && holds(&to, bytes, 4003) && chunk->refs == 3, "both have it, once in memory");
@@ -568,7 +568,7 @@ static void check_empty_spans(void)
     spanq_truncate(&q, &pool, 1);
     check(holds_text(&q, "c"), "nor left in place of others");
     spanq_drop(&q, &pool, 1);
-    check(spanq_empty(&q), "and go with the last byte");
+    check(q.head == NULL, "and go with the last byte");
     spanq_clear(&more, &pool);
     end_pool(&pool, "spans without bytes");
 }

@@ -330,6 +330,8 @@ static const struct request_case request_cases[] = {
     {BYTES("stats reset\r\n"), "ok stats reset"},
     {BYTES("stats  proxy  all\r\n"), "ok stats proxy  all"},
     {BYTES("stats cachedump 1 100\n"), "ok stats cachedump 1 100"},
+    {BYTES("stats " KEY_250 "\r\n"), "ok stats k*250"},
+    {BYTES("stats " KEY_250 "k\r\n"), "bad -> CLIENT_ERROR line too long"},
     {BYTES("version\r\n"), "ok version"},
     {BYTES("version 1 2 3\n"), "ok version"},
     {BYTES("verbosity 2\r\n"), "ok verbosity @2"},
@@ -353,6 +355,9 @@ static const struct request_case request_cases[] = {
     {BYTES("get\tk\r\n"), "bad -> ERROR"},
     {BYTES("error\r\n"), "bad -> ERROR"},
     {BYTES("mg k v\r\n"), "bad -> ERROR"},
+    {BYTES("slabs automove 1\r\n"), "bad -> ERROR"},
+    {BYTES("slabs automove x\r\n"), "bad -> " BAD_FORMAT},
+    {BYTES("slabs reassign x\r\n"), "bad -> ERROR"},
     {BYTES("a b c d e f g h i j k l m n o p q r s t u v w x y z\r\n"), "bad -> ERROR"},
     {BYTES("\x80\x00\x00\x03\n"), "bad -> ERROR"},
     {BYTES("GET / HTTP/1.0\r\n"), "bad hangup"},
@@ -386,22 +391,27 @@ static void parse_piece(struct text *t, const char *bytes, size_t n, size_t seen
     free(p);
 }
 
-static void check_request_case(const struct request_case *c)
+/* Whether the bytes mean that, whole and in two pieces. */
+static bool is_command(const struct request_case *c)
 {
     struct text t;
-    bool cut = true;
+    bool ok;
 
     parse_piece(&t, c->bytes, c->n, 0);
-    if (!check(strcmp(t.s, c->means) == 0, "%s", name_of(c->bytes, c->n)))
-        printf("# means: %s\n# not:   %s\n", c->means, t.s);
-    for (size_t n = 0; n < c->n; n++) {
+    ok = strcmp(t.s, c->means) == 0;
+    for (size_t n = 0; ok && n < c->n; n++) {
         parse_piece(&t, c->bytes, n, n > 0 ? n - 1 : 0);
-        cut = cut && strcmp(t.s, "more") == 0;
-        parse_piece(&t, c->bytes, c->n, n);
-        cut = cut && strcmp(t.s, c->means) == 0;
+        ok = strcmp(t.s, "more") == 0;
+        if (ok) {
+            parse_piece(&t, c->bytes, c->n, n);
+            ok = strcmp(t.s, c->means) == 0;
+        }
+        if (!ok)
+            printf("# cut at %zu\n", n);
     }
-    if (!check(cut, "the same when it comes in two"))
-        printf("# as: %s\n", t.s);
+    if (!ok)
+        printf("# not: %s\n", t.s);
+    return ok;
 }
 
 /* A command is found alone, whatever comes behind it. */
@@ -454,6 +464,48 @@ static void check_endless(void)
     }
     check(parse_endless("", ' ', LONG_LINE + 1, &cmd) == PARSE_BAD && cmd.hangup, "nor blanks");
     check(parse_endless("", '\0', LONG_LINE + 1, &cmd) == PARSE_BAD && cmd.hangup, "nor NULs");
+}
+
+/* Unfinished lines that can never become a command, and such that can. */
+static void check_hopeless(void)
+{
+    static const struct {
+        const char *bytes;
+        size_t n;
+        bool hopeless;
+    } cases[] = {
+        {BYTES(""), false},           {BYTES("   "), false},
+        {BYTES("bogus"), false},      {BYTES("bogus "), true},
+        {BYTES("  bogus x"), true},   {BYTES("get "), false},
+        {BYTES("gets a b"), false},   {BYTES("getx a"), true},
+        {BYTES("GET / HTTP"), false}, {BYTES("POST /"), false},
+        {BYTES("Get /"), true},       {BYTES("set k 0"), false},
+        {BYTES("mg k v"), true},      {BYTES("\x80\x01 "), true},
+        {BYTES("quit now"), false},   {BYTES("version\0 a"), false},
+        {BYTES("shutdown "), false},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        uint8_t *p = copy_of(cases[i].bytes, cases[i].n);
+
+        check(codec->is_hopeless(p, cases[i].n) == cases[i].hopeless, "\"%s\" is%s hopeless",
+              name_of(cases[i].bytes, cases[i].n), cases[i].hopeless ? "" : " not");
+        free(p);
+    }
+}
+
+/* Whether some part of a good command, or of one with a value to be skipped, is said to be hopeless. */
+static void check_hopeful(void)
+{
+    unsigned bad = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(request_cases); i++) {
+        const struct request_case *c = &request_cases[i];
+
+        for (size_t n = 0; n < c->n && (strncmp(c->means, "ok", 2) == 0 || strchr(c->means, '+') != NULL); n++)
+            bad += codec->is_hopeless((const uint8_t *)c->bytes, n);
+    }
+    check(bad == 0, "no part of a good command is hopeless");
 }
 
 /* A get of many keys "key0 key1 …" in one line. The caller frees it. */
@@ -736,17 +788,18 @@ static void check_compose_many(void)
 static bool compose_with(enum opcode op, struct rkey *list, uint32_t count, size_t n)
 {
     struct request *r = blank(op, "key");
+    struct bufpool pool;
     struct chunk *chunk;
     struct spanq out;
     bool ok;
 
-    bufpool_setup(&bufs);
-    chunk = chunk_alloc(&bufs, 5000);
+    bufpool_setup(&pool);
+    chunk = chunk_alloc(&pool, 5000);
     spanq_init(&out);
-    if (chunk == NULL || !spanq_copy(&out, &bufs, "before", 6))
+    if (chunk == NULL || !spanq_copy(&out, &pool, "before", 6))
         abort();
     chunk->used = chunk->size;
-    if ((op_flags(op) & OPF_BODY) && !spanq_refer(&r->value, &bufs, chunk, chunk->data, 5000))
+    if ((op_flags(op) & OPF_BODY) && !spanq_refer(&r->value, &pool, chunk, chunk->data, 5000))
         abort();
     if (op_flags(op) & OPF_VALUES) {
         r->keys = list;
@@ -754,16 +807,16 @@ static bool compose_with(enum opcode op, struct rkey *list, uint32_t count, size
     }
     chunk_ref(out.head->chunk); /* so that there is no room behind it */
     mallocs_left = n;
-    ok = codec->compose_request(r, &bufs, &out);
+    ok = codec->compose_request(r, &pool, &out);
     mallocs_left = SIZE_MAX;
     chunk_unref(out.head->chunk);
-    spanq_truncate(&out, &bufs, 6);
+    spanq_truncate(&out, &pool, 6);
     check(holds(&out, "before", 6), "%s with %zu allocations: what was there still is", op_table[op].name, n);
-    spanq_clear(&out, &bufs);
-    spanq_clear(&r->value, &bufs);
+    spanq_clear(&out, &pool);
+    spanq_clear(&r->value, &pool);
     chunk_unref(chunk);
-    check(bufs.chunk_bytes == 0, "and no chunk is lost");
-    bufpool_teardown(&bufs);
+    check(pool.chunk_bytes == 0, "and no chunk is lost");
+    bufpool_teardown(&pool);
     return ok;
 }
 
@@ -783,7 +836,6 @@ static void check_compose_no_memory(void)
             n++;
         check(n > 0 && n < 1000, "%s takes %zu allocations", op_table[ops[i]].name, n);
     }
-    bufpool_setup(&bufs);
 }
 
 /* --- out and in again --- */
@@ -889,21 +941,34 @@ static void parse_reply_piece(struct text *t, enum opcode op, const char *bytes,
     free(p);
 }
 
-static void check_reply(enum opcode op, const char *bytes, size_t size, const char *means)
+/* Whether the bytes mean that to a request of that opcode, whole and in two pieces. */
+static bool is_reply(enum opcode op, const char *bytes, size_t size, const char *means)
 {
     struct text t;
-    bool cut = true;
+    bool ok;
 
     parse_reply_piece(&t, op, bytes, size, 0);
-    if (!check(strcmp(t.s, means) == 0, "%s: %s is %s", op_table[op].name, name_of(bytes, size), means))
-        printf("# not: %s\n", t.s);
-    for (size_t n = 0; n < size; n++) {
+    ok = strcmp(t.s, means) == 0;
+    for (size_t n = 0; ok && n < size; n++) {
         parse_reply_piece(&t, op, bytes, n, n > 0 ? n - 1 : 0);
-        cut = cut && strcmp(t.s, "more") == 0;
-        parse_reply_piece(&t, op, bytes, size, n);
-        cut = cut && strcmp(t.s, means) == 0;
+        ok = strcmp(t.s, "more") == 0;
+        if (ok) {
+            parse_reply_piece(&t, op, bytes, size, n);
+            ok = strcmp(t.s, means) == 0;
+        }
+        if (!ok)
+            printf("# cut at %zu\n", n);
     }
-    check(cut, "the same when it comes in two");
+    if (!ok)
+        printf("# %s: %s is %s, not: %s\n", op_table[op].name, name_of(bytes, size), means, t.s);
+    return ok;
+}
+
+static void check_reply(enum opcode op, const char *bytes, size_t size, const char *means)
+{
+    bool ok = is_reply(op, bytes, size, means);
+
+    check(ok, "%s: %s is %s", op_table[op].name, name_of(bytes, size), means);
 }
 
 /* Every line that a server has, and by whose name it is legal. */
@@ -984,12 +1049,18 @@ static void check_reply_lines(void)
     char word[32];
 
     for (size_t i = 0; i < ARRAY_LEN(sent_ops); i++) {
+        unsigned refused = 0, taken = 0;
+
         snprintf(word, sizeof(word), " %s ", op_table[sent_ops[i]].name);
         for (size_t j = 0; j < ARRAY_LEN(reply_lines); j++) {
-            bool legal = strstr(reply_lines[j].legal, word) != NULL;
-
-            check_reply(sent_ops[i], reply_lines[j].bytes, reply_lines[j].n, legal ? reply_lines[j].means : "bad");
+            if (strstr(reply_lines[j].legal, word) != NULL)
+                check_reply(sent_ops[i], reply_lines[j].bytes, reply_lines[j].n, reply_lines[j].means);
+            else if (is_reply(sent_ops[i], reply_lines[j].bytes, reply_lines[j].n, "bad"))
+                refused++;
+            else
+                taken++;
         }
+        check(taken == 0, "%s: each of %u other lines is refused", op_table[sent_ops[i]].name, refused + taken);
     }
 }
 
@@ -1165,34 +1236,37 @@ static void check_outcome_no_memory(void)
         unsigned failures = 0, bad = 0;
 
         for (size_t n = CHUNK_SMALL - 80; n <= CHUNK_SMALL; n++) {
+            struct bufpool pool;
             struct spanq out;
 
-            bufpool_setup(&bufs);
+            bufpool_setup(&pool);
             spanq_init(&out);
-            if (!spanq_copy(&out, &bufs, before, n))
+            if (!spanq_copy(&out, &pool, before, n))
                 abort();
             mallocs_left = 0;
-            if (!codec->compose_outcome(blank(OP_GET, "k"), &cases[i], &bufs, &out)) {
+            if (!codec->compose_outcome(blank(OP_GET, "k"), &cases[i], &pool, &out)) {
                 failures++;
                 bad += !holds(&out, before, n);
             }
             mallocs_left = SIZE_MAX;
-            spanq_clear(&out, &bufs);
-            bad += bufs.chunk_bytes != 0;
-            bufpool_teardown(&bufs);
+            spanq_clear(&out, &pool);
+            bad += pool.chunk_bytes != 0;
+            bufpool_teardown(&pool);
         }
         check(failures > 0 && bad == 0, "no memory for the end of a reply (%u times): the rest is as it was", failures);
     }
-    bufpool_setup(&bufs);
 }
 
 int main(void)
 {
     bufpool_setup(&bufs);
     for (size_t i = 0; i < ARRAY_LEN(request_cases); i++)
-        check_request_case(&request_cases[i]);
+        check(is_command(&request_cases[i]), "%s means %s", name_of(request_cases[i].bytes, request_cases[i].n),
+              request_cases[i].means);
     check_following();
     check_endless();
+    check_hopeless();
+    check_hopeful();
     check_many_keys();
     check_no_memory_for_keys();
     check_tails();

@@ -240,7 +240,7 @@ static void check_orphan(void)
     request_let_go(&pool, &bufs, &held);
     check(held == NULL && pool.num_used == 1, "a request in a connection's queue outlives its owner");
     check(r->orphan && r->answered && r->owner == NULL && r->parent == NULL, "and knows of none");
-    check(spanq_empty(&r->held) && r->value.bytes == 5, "it keeps what is to be sent, but no reply");
+    check(r->held.head == NULL && r->value.bytes == 5, "it keeps what is to be sent, but no reply");
     request_left_conn(&pool, &bufs, r, &outcome);
     check(pool.num_used == 0 && num_done == 0, "it goes when it leaves the queue, and nobody is told");
     end("orphan");

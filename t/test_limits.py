@@ -388,6 +388,45 @@ class BadClients(MoxiTest):
             thread.join()
 
 
+class NoSpinning(MoxiTest):
+    """Whatever a client or a server leaves moxi waiting for, it waits without using the processor."""
+
+    def test_odd_states(self):
+        deaf, silent = self.mock(rcvbuf=4096), self.mock()
+        memcached = self.memcached()
+        patient = {"downstream_timeout": ms(60000)}
+        of_deaf, of_silent = self.moxi([deaf], patient), self.moxi([silent], patient)
+        plain = self.moxi([memcached], patient, "-c", "4")
+        clients = [self.client(of_deaf) for _ in range(30)]
+        for client in clients:  # a server that does not read
+            client.send(b"set k 0 0 200000\r\n" + b"x" * 200000 + b"\r\n")
+        half = self.client(of_silent).send(b"get k\r\nget j\r\n").shutdown()  # waits for a reply after its last word
+        server = silent.accept_expect(b"get k\r\nget j\r\n")
+        server.send(b"VALUE k 0 100000\r\nxxx")
+        gone = self.client(of_silent).send(b"get k\r\n")  # will not see its reply
+        server.expect(b"get k\r\n")
+        gone.reset()
+        self._ends[0].remove(gone.close)
+        reader = self.client(plain, rcvbuf=4096)  # does not read, but for one that left so
+        reader.ask(b"set k 0 0 1000000\r\n" + b"x" * 1000000 + b"\r\n", STORED)
+        reader.send(b"get k\r\n" * 100)
+        left = self.client(plain, rcvbuf=4096).send(b"get k\r\n" * 100)
+        self.assertTrue(reader.readable(TIMEOUT) and left.readable(TIMEOUT))
+        left.reset()
+        self._ends[0].remove(left.close)
+        for part in (b"get k", b"set k 0 0 100\r\nabc", b"set k x 0 100\r\nabc"):
+            self.client(plain).send(part)
+        for _ in range(5):  # beyond -c
+            self.client(plain)
+        time.sleep(0.3)  # what they still do for the above
+        begin = {p: p.cpu_seconds() for p in (of_deaf, of_silent, plain)}
+        time.sleep(0.7)
+        for process, before in begin.items():
+            self.assertLess(process.cpu_seconds() - before, 0.1 * max(1, SCALE / 2), process.argv)
+        for client in clients + [half]:
+            client.close()
+
+
 class Ends(MoxiTest):
     """SIGTERM and SIGINT."""
 
