@@ -52,6 +52,7 @@ struct pool_state {
 
     /* this worker only */
     struct client *clients;       /* all of them, linked by next */
+    uint32_t num_lingering;       /* of them, that were hung up on */
     struct request_queue waiting; /* for downstream_max */
     struct event wait_timer;      /* on the head of waiting */
     bool wait_timer_armed;
@@ -137,6 +138,9 @@ bool client_create(struct pool_state *ps, int fd) MUST_CHECK;
 
 /* Stops reading a pool's clients; each is closed when what it has asked is answered. */
 void clients_drain(struct pool_state *ps);
+
+/* To be called every second, about. */
+void clients_tick(struct pool_state *ps);
 
 /* Closes a pool's clients now. */
 void clients_destroy(struct pool_state *ps);

@@ -57,9 +57,11 @@ struct dconn {
 
     /* time */
     struct event timer;
-    uint64_t timer_us;    /* when it fires; 0: not armed */
-    uint64_t connect_us;  /* when connecting has taken too long; 0: never */
-    uint64_t progress_us; /* when the server last gave a sign, or was first asked */
+    uint64_t timer_us;          /* when it fires; 0: not armed */
+    uint64_t connect_us;        /* when connecting has taken too long; 0: never */
+    struct addresses addresses; /* where to connect to */
+    size_t next_address;        /* index of the one to be tried next */
+    uint64_t progress_us;       /* when the server last gave a sign, or was first asked */
 };
 
 struct downstream {
@@ -69,7 +71,7 @@ struct downstream {
     const struct settings *settings;
     const struct codec *codec;
     struct counters *counters;
-    struct address address; /* unless is_name */
+    struct addresses addresses; /* unless is_name: the one it has */
     bool is_name;
 
     /* failures to connect */
@@ -265,11 +267,20 @@ static void fail_unsent(struct dconn *dc, enum result result)
         leave(dc, r, result);
 }
 
+static void connect_next(struct dconn *dc);
+
+/* An attempt has failed. While the name has other addresses and there is time, the next is tried. */
 static void connect_failed(struct dconn *dc, const char *why)
 {
+    bool in_time = dc->connect_us == 0 || dc->connect_us > dc->d->loop->now_us;
+
     log_warning("downstream %s: cannot connect: %s", dc->d->server->name, why);
     if (dc->state == DCONN_CONNECTING && dc->conn.fd >= 0)
         conn_close(&dc->conn, dc->d->loop);
+    if (in_time && dc->next_address < dc->addresses.n) {
+        connect_next(dc);
+        return;
+    }
     set_state(dc, DCONN_DOWN);
     dc->connect_us = 0;
     counter_add(&dc->d->counters->tot_downstream_connect_failed, 1);
@@ -290,9 +301,10 @@ static void connect_done(struct dconn *dc)
     loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
 }
 
-static void connect_to(struct dconn *dc, const struct address *address)
+/* Tries the next address. */
+static void connect_next(struct dconn *dc)
 {
-    struct downstream *d = dc->d;
+    const struct address *address = &dc->addresses.v[dc->next_address++];
     int fd = conn_socket(address->any.sa_family);
     bool pending;
 
@@ -309,7 +321,7 @@ static void connect_to(struct dconn *dc, const struct address *address)
         connect_failed(dc, strerror(error));
         return;
     }
-    if (!conn_open(&dc->conn, d->loop->base, fd, pending, on_event, dc)) {
+    if (!conn_open(&dc->conn, dc->d->loop->base, fd, pending, on_event, dc)) {
         close(fd);
         connect_failed(dc, "the event loop refuses it");
         return;
@@ -318,7 +330,14 @@ static void connect_to(struct dconn *dc, const struct address *address)
         connect_done(dc);
 }
 
-static void on_resolved(void *arg, const char *error, const struct address *address)
+static void connect_to(struct dconn *dc, const struct addresses *addresses)
+{
+    dc->addresses = *addresses;
+    dc->next_address = 0;
+    connect_next(dc);
+}
+
+static void on_resolved(void *arg, const char *error, const struct addresses *addresses)
 {
     struct dconn *dc = arg;
 
@@ -329,7 +348,7 @@ static void on_resolved(void *arg, const char *error, const struct address *addr
     if (error != NULL)
         connect_failed(dc, error);
     else
-        connect_to(dc, address);
+        connect_to(dc, addresses);
 }
 
 static void connect_start(struct dconn *dc)
@@ -340,9 +359,10 @@ static void connect_start(struct dconn *dc)
     dc->connect_us = ms_after(dc, d->settings->connect_timeout_ms);
     arm(dc, dc->connect_us);
     if (!d->is_name) {
-        connect_to(dc, &d->address);
+        connect_to(dc, &d->addresses);
         return;
     }
+    dc->addresses.n = 0;
     set_state(dc, DCONN_RESOLVING);
     if (dc->lookup_pending)
         return;
@@ -749,7 +769,8 @@ struct downstream *downstream_create(struct loop *loop, const struct server *ser
     d->settings = settings;
     d->codec = &codec_ascii;
     d->counters = counters;
-    d->is_name = !resolve_numeric(server->host, server->port, &d->address);
+    d->is_name = !resolve_numeric(server->host, server->port, &d->addresses.v[0]);
+    d->addresses.n = !d->is_name;
     d->num_conns = n;
     for (uint32_t i = 0; i < n; i++) {
         struct dconn *dc = &d->conns[i];

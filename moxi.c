@@ -223,11 +223,11 @@ static void handle_signals(struct process *p)
 }
 
 /* Looks names up once before they are needed, for the warning: a server whose name is unknown may get one later. */
-static void on_looked_up(void *arg, const char *error, const struct address *address)
+static void on_looked_up(void *arg, const char *error, const struct addresses *addresses)
 {
     const struct server *server = arg;
 
-    (void)address;
+    (void)addresses;
     if (error != NULL)
         log_warning("downstream %s: cannot resolve %s: %s; it will be tried again", server->name, server->host, error);
 }

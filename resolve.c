@@ -2,8 +2,9 @@
 /*
  * resolve - names of servers to addresses: see resolve.h.
  *
- * The thread shares nothing with moxi but the queue below, which is never freed: a lookup that hangs when moxi ends is
- * left alone, and can hang on harmlessly until the process is gone.
+ * There are several threads, so that a name that takes long does not hold up the others. They share nothing with moxi but
+ * the queue below, which is never freed: a lookup that hangs when moxi ends is left alone, and can hang on harmlessly
+ * until the process is gone.
  */
 #include "resolve.h"
 
@@ -22,7 +23,15 @@ struct lookup {
     resolve_cb cb;
     void *arg;
     const char *error;
-    struct address address;
+    struct addresses found;
+};
+
+enum { LOOKUP_THREADS = 4 };
+
+struct lookup_thread {
+    pthread_t thread;
+    bool started; /* the main thread's */
+    bool busy;    /* inside getaddrinfo */
 };
 
 static struct {
@@ -30,10 +39,8 @@ static struct {
     pthread_cond_t wake;   /* there is a lookup, or it is over */
     struct lookup *head;
     struct lookup *tail;
-    bool started;
     bool stopping;
-    bool busy; /* the thread is inside getaddrinfo */
-    pthread_t thread;
+    struct lookup_thread threads[LOOKUP_THREADS];
 } resolver = {.mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static void free_lookup(struct lookup *l)
@@ -66,6 +73,20 @@ bool resolve_numeric(const char *host, uint16_t port, struct address *address)
     return false;
 }
 
+/* Keeps the addresses that were found, as many as there is room for. */
+static void keep_addresses(struct lookup *l, const struct addrinfo *found)
+{
+    for (const struct addrinfo *a = found; a != NULL && l->found.n < ADDRESSES_MAX; a = a->ai_next) {
+        struct address *address = &l->found.v[l->found.n];
+
+        if (a->ai_addrlen > sizeof(*address) - offsetof(struct address, any))
+            continue;
+        memcpy(&address->any, a->ai_addr, a->ai_addrlen);
+        address->len = a->ai_addrlen;
+        l->found.n++;
+    }
+}
+
 static void look_up(struct lookup *l)
 {
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
@@ -75,12 +96,10 @@ static void look_up(struct lookup *l)
 
     snprintf(port, sizeof(port), "%u", l->port);
     error = getaddrinfo(l->host, port, &hints, &found);
-    if (error == 0 && found->ai_addrlen <= sizeof(l->address) - offsetof(struct address, any)) {
-        memcpy(&l->address.any, found->ai_addr, found->ai_addrlen);
-        l->address.len = found->ai_addrlen;
-    } else {
-        l->error = error != 0 ? gai_strerror(error) : "an address of an unknown kind";
-    }
+    if (error == 0)
+        keep_addresses(l, found);
+    if (l->found.n == 0)
+        l->error = error != 0 ? gai_strerror(error) : "it has no address of a known kind";
     if (found != NULL)
         freeaddrinfo(found);
 }
@@ -89,7 +108,7 @@ static void report(void *arg)
 {
     struct lookup *l = arg;
 
-    l->cb(l->arg, l->error, &l->address);
+    l->cb(l->arg, l->error, &l->found);
     free_lookup(l);
 }
 
@@ -110,16 +129,16 @@ static struct lookup *next_lookup(void)
 
 static void *run(void *arg)
 {
+    struct lookup_thread *self = arg;
     struct lookup *l;
 
-    (void)arg;
     pthread_mutex_lock(&resolver.mutex);
     while ((l = next_lookup()) != NULL) {
-        resolver.busy = true;
+        self->busy = true;
         pthread_mutex_unlock(&resolver.mutex);
         look_up(l);
         pthread_mutex_lock(&resolver.mutex);
-        resolver.busy = false;
+        self->busy = false;
         /* Under the mutex: whoever stops the resolver may free the asker's queue next. */
         if (resolver.stopping || !work_send(l->q, report, l))
             free_lookup(l);
@@ -130,17 +149,22 @@ static void *run(void *arg)
 
 bool resolve_start(void)
 {
-    resolver.started = pthread_create(&resolver.thread, NULL, run, NULL) == 0;
-    return resolver.started;
+    for (int i = 0; i < LOOKUP_THREADS; i++) {
+        struct lookup_thread *t = &resolver.threads[i];
+
+        t->started = pthread_create(&t->thread, NULL, run, t) == 0;
+    }
+    /* With one, names are looked up, if more slowly. */
+    return resolver.threads[0].started;
 }
 
 void resolve_stop(void)
 {
-    bool busy;
+    bool busy[LOOKUP_THREADS];
 
     pthread_mutex_lock(&resolver.mutex);
     resolver.stopping = true;
-    pthread_cond_signal(&resolver.wake);
+    pthread_cond_broadcast(&resolver.wake);
     while (resolver.head != NULL) {
         struct lookup *l = resolver.head;
 
@@ -148,15 +172,18 @@ void resolve_stop(void)
         free_lookup(l);
     }
     resolver.tail = NULL;
-    busy = resolver.busy;
+    for (int i = 0; i < LOOKUP_THREADS; i++)
+        busy[i] = resolver.threads[i].busy;
     pthread_mutex_unlock(&resolver.mutex);
-    if (!resolver.started)
-        return;
-    if (busy)
-        pthread_detach(resolver.thread);
-    else
-        pthread_join(resolver.thread, NULL);
-    resolver.started = false;
+    for (int i = 0; i < LOOKUP_THREADS; i++) {
+        if (!resolver.threads[i].started)
+            continue;
+        if (busy[i])
+            pthread_detach(resolver.threads[i].thread);
+        else
+            pthread_join(resolver.threads[i].thread, NULL);
+        resolver.threads[i].started = false;
+    }
 }
 
 bool resolve_name(const char *host, uint16_t port, struct work_queue *q, resolve_cb cb, void *arg)

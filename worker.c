@@ -48,6 +48,8 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
+    for (uint32_t i = 0; i < w->config->num_pools; i++)
+        clients_tick(w->pools[i]);
     bufpool_trim(&w->loop.bufs);
     request_pool_trim(&w->loop.requests);
     if (w->loop.keys.size > KEYS_KEEP) {

@@ -304,6 +304,14 @@ class BadClients(MoxiTest):
             self.assertRegex(answer, rb"\A(CLIENT_ERROR|SERVER_ERROR|ERROR)[^\r\n]*\r\n\Z", start)
             self.still_good()
 
+    def test_hung_up_on_without_a_reset(self):
+        """Who sends a few megabytes too many can still read what was wrong, and then the end."""
+        client = self.client(self.proxy)
+        client.send(b"get " + b"x" * 5000000)
+        self.assertRegex(client.read_all(), rb"\A(CLIENT_ERROR|SERVER_ERROR|ERROR)[^\r\n]*\r\n\Z")
+        client.send(b"x" * 100000)
+        self.still_good()
+
     def test_line_of_the_limit(self):
         """A line within line_max is served, one beyond it is not."""
         client = self.client(self.proxy)
@@ -825,6 +833,12 @@ class CommandLine(MoxiTest):
         self.assertGreater(len(names), 20)
         for name in names:
             self.assertIn(name, text)
+
+    def test_name_with_several_addresses(self):
+        """localhost may be ::1 first; a server that is at 127.0.0.1 only is found all the same."""
+        server = self.memcached()
+        moxi = self.moxi(["localhost:%d" % server.port])
+        self.client(moxi).ask(b"set k 0 0 1\r\nx\r\nget k\r\n", STORED + value(b"k", b"x") + END)
 
     def test_names_that_do_not_resolve(self):
         """A warning, and no reason not to start."""
