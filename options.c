@@ -16,6 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "counters.h"
 #include "cproxy_config.h"
 
 enum {
@@ -609,6 +610,19 @@ static void put_description(FILE *out)
                   "(/path:2). With distribution=modula the order of the servers decides as well.");
 }
 
+static void put_counters(FILE *out)
+{
+    static const struct man_item counters[] = {
+#define X(kind, name, help) {#name, help},
+        COUNTERS(X)
+#undef X
+    };
+
+    put_items(out, "STATISTICS", counters, ARRAY_LEN(counters));
+    put_paragraph(out, "These are lines of \"stats proxy\", of each pool as PORT:POOL:pstd_stats:NAME. What \"stats\" "
+                       "alone gives is the servers' own, added up.");
+}
+
 static void print_man(FILE *out)
 {
     fprintf(out, ".TH MOXI 1 \"\" \"moxi %s\" \"User Commands\"\n", moxi_version());
@@ -621,6 +635,7 @@ static void print_man(FILE *out)
     put_paragraph(out,
                   "0 after a signal that ends it, and after -h, -V, -i and --man; 64 when the command line, a file or "
                   "a setting is wrong; another number for every other failure. The reason is one line on stderr.");
+    put_counters(out);
     put_items(out, "ERRORS", man_errors, ARRAY_LEN(man_errors));
     put_paragraph(out,
                   "These stand in place of a reply. A get or gets has none of them: the keys of a server that cannot "
