@@ -194,6 +194,34 @@ static const struct request_ops relay_ops = {
 
 /* --- routing --- */
 
+static void set_deadline(struct request *r, uint64_t from_us)
+{
+    uint32_t timeout_ms = r->pool->settings->downstream_timeout_ms;
+
+    r->deadline_us = timeout_ms > 0 ? from_us + (uint64_t)timeout_ms * 1000 : 0;
+}
+
+struct request *cproxy_make_part(struct request *r, uint32_t server, const struct request_ops *ops)
+{
+    struct pool_state *ps = r->pool;
+    struct request *part = request_alloc(&ps->loop->requests);
+
+    if (part == NULL)
+        return NULL;
+    part->ops = ops;
+    part->parent = r;
+    part->pool = ps;
+    part->op = r->op;
+    part->exptime = r->exptime;
+    part->keys_chunk = r->keys_chunk;
+    if (part->keys_chunk != NULL)
+        chunk_ref(part->keys_chunk);
+    part->server = server;
+    part->start_us = ps->loop->now_us;
+    set_deadline(part, part->start_us);
+    return part;
+}
+
 uint32_t cproxy_route(const struct pool_state *ps, const struct rkey *key)
 {
     if (ps->pool->num_servers == 1)
@@ -391,13 +419,6 @@ static bool answer_here(struct request *r)
     }
     client_finish(r, &outcome);
     return true;
-}
-
-static void set_deadline(struct request *r, uint64_t from_us)
-{
-    uint32_t timeout_ms = r->pool->settings->downstream_timeout_ms;
-
-    r->deadline_us = timeout_ms > 0 ? from_us + (uint64_t)timeout_ms * 1000 : 0;
 }
 
 static void start_or_wait(struct request *r)

@@ -88,6 +88,12 @@ void cproxy_ask_again(struct request *r);
 /* Gives a request, or a part, to server number `server` of its pool. */
 void cproxy_send(struct request *r, uint32_t server);
 
+/*
+ * A part of r for one server, with what all parts have from their whole; its deadline counts from now. The caller sends
+ * and lets go of it. NULL when memory ran out.
+ */
+struct request *cproxy_make_part(struct request *r, uint32_t server, const struct request_ops *ops) MUST_CHECK;
+
 /* Which server of the pool has the key. */
 uint32_t cproxy_route(const struct pool_state *ps, const struct rkey *key);
 

@@ -321,24 +321,13 @@ static const struct request_ops part_ops = {.stat = part_stat, .done = part_done
 
 static struct request *make_part(struct request *r, uint32_t server)
 {
-    struct request *part = request_alloc(&r->pool->loop->requests);
+    struct request *part = cproxy_make_part(r, server, &part_ops);
 
-    if (part == NULL)
-        return NULL;
-    part->ops = &part_ops;
-    part->parent = r;
-    part->pool = r->pool;
-    part->op = r->op;
-    part->exptime = r->exptime;
-    part->has_exptime = r->has_exptime;
-    part->arg = r->arg;
-    part->arg_len = r->arg_len;
-    part->keys_chunk = r->keys_chunk;
-    if (part->keys_chunk != NULL)
-        chunk_ref(part->keys_chunk);
-    part->server = server;
-    part->start_us = r->start_us;
-    part->deadline_us = r->deadline_us;
+    if (part != NULL) {
+        part->has_exptime = r->has_exptime;
+        part->arg = r->arg;
+        part->arg_len = r->arg_len;
+    }
     return part;
 }
 

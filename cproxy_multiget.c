@@ -268,24 +268,13 @@ static void multiget_free(struct request *r)
 
 static struct request *make_part(struct request *r, uint32_t server, uint32_t first)
 {
-    struct request *part = request_alloc(&loop_of(r)->requests);
+    struct request *part = cproxy_make_part(r, server, &part_ops);
 
-    if (part == NULL)
-        return NULL;
-    part->ops = &part_ops;
-    part->parent = r;
-    part->pool = r->pool;
-    part->op = r->op;
-    part->exptime = r->exptime;
-    part->keys = r->keys;
-    part->keys_chunk = r->keys_chunk;
-    chunk_ref(part->keys_chunk);
-    part->first = first;
-    part->cursor = first;
-    part->server = server;
-    part->start_us = loop_of(r)->now_us;
-    if (r->pool->settings->downstream_timeout_ms > 0)
-        part->deadline_us = part->start_us + (uint64_t)r->pool->settings->downstream_timeout_ms * 1000;
+    if (part != NULL) {
+        part->keys = r->keys;
+        part->first = first;
+        part->cursor = first;
+    }
     return part;
 }
 

@@ -892,7 +892,7 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
 static void abandon(struct client *c, struct request *r)
 {
     struct loop *loop = loop_of(c);
-    bool running = !r->finished && !r->waiting;
+    bool running = !r->finished && !r->waiting && !r->parked;
 
     if (is_multiget(r))
         multiget_abandon(r);

@@ -158,7 +158,18 @@ class SlowReaders(MoxiTest):
     NUM = 30
     LIMIT = 400 << 20
 
-    def run_shape(self, keys, size, request, reply_of_one, repeat):
+    def warm_up(self, client):
+        """Has moxi believe that values are small, so that it asks for many at once."""
+        client.ask(b"set small 0 0 1\r\nx\r\n", STORED)
+        for _ in range(200):
+            client.ask(b"get small\r\n", value(b"small", b"x") + END)
+
+    def put_off(self, client):
+        """How many requests moxi has dropped the values of."""
+        stats = proxy_stats(client, b"stats")
+        return sum(int(v) for k, v in stats.items() if k.endswith(":tot_put_off"))
+
+    def run_shape(self, keys, size, request, reply_of_one, repeat, warm=False):
         """NUM clients send repeat requests each and read nothing; then one after the other reads all."""
         servers = [self.memcached("-m", "512") for _ in range(2)]
         moxi = self.moxi(servers, {"downstream_timeout": ms(120000)})
@@ -173,6 +184,8 @@ class SlowReaders(MoxiTest):
         request, reply = request(data), reply_of_one(data)
         total = len(reply) * repeat * self.NUM
         self.assertGreater(total, 1.45e9)
+        if warm:
+            self.warm_up(writer)
         slow = [self.client(moxi) for _ in range(self.NUM)]
         unsent = [request * repeat for _ in slow]
         worst = 0
@@ -203,6 +216,8 @@ class SlowReaders(MoxiTest):
         if not has_sanitizer():
             self.assertLess(moxi.memory("VmHWM"), self.LIMIT)
         writer.ask(b"get probe\r\n", value(b"probe", b"probe") + END)
+        if warm:
+            self.assertGreater(self.put_off(writer), 0)
 
     def read_reply(self, client, reply):
         """Like expect, but made for 1.5 GB."""
@@ -230,6 +245,45 @@ class SlowReaders(MoxiTest):
     def test_one_multiget_of_50_mb(self):
         self.run_shape(50, 1000000, lambda d: b"get " + b" ".join(d) + b"\r\n",
                        lambda d: b"".join(value(k, v) for k, v in d.items()) + END, 1)
+
+    def test_pipelined_gets_after_small_values(self):
+        """What was asked for on a wrong guess of its size is asked for again."""
+        self.run_shape(50, 1000000, lambda d: b"".join(b"get %s\r\n" % k for k in d),
+                       lambda d: b"".join(value(k, v) + END for k, v in d.items()), 1, warm=True)
+
+    def test_multiget_after_small_values(self):
+        self.run_shape(50, 1000000, lambda d: b"get " + b" ".join(d) + b"\r\n",
+                       lambda d: b"".join(value(k, v) for k, v in d.items()) + END, 1, warm=True)
+
+    def test_multiget_of_one_server_after_small_values(self):
+        """One that is relayed as it is turns into one that is asked for bit by bit."""
+        moxi = self.moxi([self.memcached("-m", "256")])
+        client = self.client(moxi)
+        big = os.urandom(1000000)
+        client.ask(b"set big 0 0 1000000\r\n" + big + b"\r\n", STORED)
+        self.warm_up(client)
+        reply = b"".join([value(b"small", b"x") + value(b"big", big)] * 40) + END
+        slow = self.client(moxi, rcvbuf=4096)
+        slow.send(b"get " + b" ".join([b"small big"] * 40 + [b"none"]) + b"\r\n")
+        await_true(lambda: self.put_off(client) > 0, "values are put off")
+        self.read_reply(slow, reply)
+        slow.turn()
+
+    def test_slow_reader_goes_while_put_off(self):
+        moxi = self.moxi([self.memcached("-m", "256")])
+        client = self.client(moxi)
+        client.ask(b"set k 0 0 1000000\r\n" + b"x" * 1000000 + b"\r\n", STORED)
+        self.warm_up(client)
+        for request in (b"get k\r\n" * 50, b"get " + b"k " * 50 + b"\r\n"):
+            slow = self.client(moxi, rcvbuf=4096)
+            before = self.put_off(client)
+            slow.send(request)
+            await_true(lambda: self.put_off(client) > before, "values are put off")
+            slow.reset()
+            self._ends[0].remove(slow.close)
+            self.warm_up(client)
+        await_true(lambda: sum(int(v) for k, v in proxy_stats(client, b"stats").items()
+                               if k.endswith(":num_requests")) == 0, "nothing is in flight")
 
     def test_small_values(self):
         """Many small replies of a multiget are no way around the bound."""
