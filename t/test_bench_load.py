@@ -41,7 +41,8 @@ class Server:
         self.socks = []
         self.listener = socket.create_server(('127.0.0.1', 0), backlog=256)
         self.target = '127.0.0.1:%d' % self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.thread = threading.Thread(target=self.accept, daemon=True)
+        self.thread.start()
 
     def accept(self):
         while True:
@@ -84,6 +85,10 @@ class Server:
         return self.spoil(reply) if self.spoil and ordinal == self.at else reply
 
     def close(self):
+        # Wakes accept. Only then may the descriptor be closed: the next server's could have its number, and this
+        # thread, on its way into accept, would take that one's clients.
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join(DEADLINE)
         self.listener.close()
         for sock in self.socks:
             try:
