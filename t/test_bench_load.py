@@ -85,6 +85,8 @@ class Server:
         return self.spoil(reply) if self.spoil and ordinal == self.at else reply
 
     def close(self):
+        if self.listener.fileno() < 0:
+            return
         # Wakes accept. Only then may the descriptor be closed: the next server's could have its number, and this
         # thread, on its way into accept, would take that one's clients.
         self.listener.shutdown(socket.SHUT_RDWR)
