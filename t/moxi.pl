@@ -35,6 +35,7 @@ use constant {
     TEST_SECONDS  => 120 * ($ENV{TIMEOUT_SCALE} || 1),    # for one test
     GRACE_SECONDS => 30 * ($ENV{TIMEOUT_SCALE} || 1),     # for what a test started to end after it
     SHOWN_LINES   => 200,                                 # of each part of a failed test's output
+    PORT_TRIES    => 3,                                   # runs of a test whose port another process has taken
 };
 
 # What a moxi under a sanitizer or valgrind prints when it has found something.
@@ -388,11 +389,11 @@ sub quote
     return join('', "# --- $title\n", map { "# $_\n" } @lines);
 }
 
-# Runs one test and leaves its result: the first line is the number of tests that passed and of things that went wrong.
-sub run_job
+# Runs one test. Returns how many of its tests passed, how many things went wrong, what there is to say of it, and
+# whether a moxi found its port taken.
+sub run_once
 {
-    my ($job, $result) = @_;
-    my $directory = "$result.d";
+    my ($job, $directory) = @_;
     my $text = '';
 
     mkdir($directory) or die "mkdir $directory: $!";
@@ -402,17 +403,33 @@ sub run_job
     write_file("$directory/help", $option{help_text});
     my ($output, $status, @wrong) = watch_test(start_test($job, $directory), $directory);
     my ($passed, @judged) = judge_output($output, $status);
+    my $log = read_file("$directory/log");
     push @wrong, @judged, split(/\n/, read_file("$directory/failures"));
-    push @wrong, 'a moxi reports an error' if read_file("$directory/log") =~ $REPORT;
+    push @wrong, 'a moxi reports an error' if $log =~ $REPORT;
     $text .= quote('what went wrong', join("\n", @wrong)) if @wrong;
     $output =~ s/^ok .*\n//gm unless $option{verbose};
     if (@wrong || $option{verbose}) {
         $text .= quote('output', $output);
         $text .= quote('stderr', read_file("$directory/stderr"));
-        $text .= quote('memcacheds and moxis', read_file("$directory/log"));
+        $text .= quote('memcacheds and moxis', $log);
     }
     remove_tree($directory);
-    write_file($result, "$passed " . @wrong . "\n$text");
+    return ($passed, scalar @wrong, $text, $log =~ /cannot listen on .*: Address already in use/);
+}
+
+# Runs one test and leaves its result: the first line is the number of tests that passed and of things that went wrong.
+# A test chooses the port that its server is to listen on before that is started. When another process's connection has
+# been given that port meanwhile, the test has not been run, and is run again.
+sub run_job
+{
+    my ($job, $result) = @_;
+
+    for my $try (1 .. PORT_TRIES) {
+        my ($passed, $wrong, $text, $taken) = run_once($job, "$result.d");
+        next if $wrong && $taken && !$stopping && $try < PORT_TRIES;
+        write_file($result, "$passed $wrong\n$text");
+        return;
+    }
 }
 
 # ---- all tests
