@@ -205,7 +205,8 @@ class SlowReaders(MoxiTest):
             before = now
             self.assertLess(time.monotonic(), deadline, "moxi never came to rest")
             time.sleep(0.05)
-        self.assertLess(worst, 1 * SCALE)
+        # On a wrong guess 1.5 GB are on their way at once, on the connections that all share: those come first.
+        self.assertLess(worst, (5 if warm else 1) * SCALE)
         if not has_sanitizer():
             self.assertLess(moxi.memory("VmHWM"), self.LIMIT)
         for i, client in enumerate(slow):
