@@ -36,7 +36,7 @@ void cproxy_learn_value(struct pool_state *ps, size_t bytes)
     if (now > ps->value_estimate)
         ps->value_estimate += (now - ps->value_estimate + 1) / 2;
     else
-        ps->value_estimate -= (ps->value_estimate - now) / 8;
+        ps->value_estimate -= (ps->value_estimate - now) / 4;
 }
 
 uint32_t cproxy_window(const struct pool_state *ps)

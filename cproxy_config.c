@@ -61,7 +61,7 @@ const struct setting settings_table[] = {
      "largest value that a client may send"},
     {"line_max", NULL, SETTING_BYTES, FIELD(line_max), 2 * MIB, 2 * KIB, GIB, NULL,
      "longest command line that a client may send, such as a get of many keys"},
-    {"client_buffer_max", NULL, SETTING_BYTES, FIELD(client_buffer_max), 4 * MIB, 64 * KIB, GIB, NULL,
+    {"client_buffer_max", NULL, SETTING_BYTES, FIELD(client_buffer_max), MIB, 64 * KIB, GIB, NULL,
      "replies held for a client that does not read, before its requests are left unread"},
     {"stream_min", NULL, SETTING_BYTES, FIELD(stream_min), 256 * KIB, 0, GIB, NULL,
      "values from this size on are passed on while they arrive; 0: never"},

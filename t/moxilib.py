@@ -32,7 +32,7 @@ import time
 import unittest
 
 SCALE = float(os.environ.get("TIMEOUT_SCALE", "1"))
-TIMEOUT = 10 * SCALE  # for what must happen
+TIMEOUT = 20 * SCALE  # for what must happen
 QUIET = 0.1 * SCALE  # for what must not happen, where nothing else can prove it
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
