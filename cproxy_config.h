@@ -47,8 +47,8 @@ struct settings {
     uint32_t hash;         /* enum mcs_hash */
 
     /* the loop */
-    uint32_t pace_us;  /* pause before a poll under load, to gather what arrives meanwhile; 0: none */
-    uint32_t pace_min; /* clients of a worker that have asked within a millisecond from which it pauses */
+    uint32_t pace_us;  /* unit of the pause before a poll under load, to gather what arrives meanwhile; 0: none */
+    uint32_t pace_min; /* load (loop_load) from which a worker pauses */
 
     /* counters */
     uint32_t time_stats; /* 1: latency histograms for `stats proxy timings` */

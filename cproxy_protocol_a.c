@@ -650,13 +650,9 @@ static enum parse_status bad_reply(struct reply *reply, const char *why)
 /* Reads digits up to `stop`, which must follow; NULL when they are no number. */
 static const uint8_t *read_number(const uint8_t *p, const uint8_t *end, uint8_t stop, uint64_t *out)
 {
-    const uint8_t *e = p;
+    const uint8_t *e = p + util_scan_u64((const char *)p, (size_t)(end - p), out);
 
-    while (e < end && *e >= '0' && *e <= '9')
-        e++;
-    if (e == end || *e != stop || !util_parse_u64((const char *)p, (size_t)(e - p), out))
-        return NULL;
-    return e + 1;
+    return e != p && e != end && *e == stop ? e + 1 : NULL;
 }
 
 /* "VALUE <key> <flags> <bytes>[ <cas unique>]\r\n"; end is behind the CR. */

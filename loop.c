@@ -9,18 +9,32 @@
 /* Behind what is still referred to, the next read begins on a fresh cache line. */
 enum { LINE = 64 };
 
+/* Requests that end in a millisecond, from which those in flight are no crowd before a server that does not answer. */
+enum { DONE_MIN = 16 };
+
 void loop_tell_time(struct loop *loop)
 {
     uint32_t ms;
+    bool next;
 
     loop->now_us = util_now_us();
     loop->now_is_fresh = true;
     ms = (uint32_t)(loop->now_us >> 10);
     if (ms == loop->active_ms)
         return;
-    loop->active_before = ms == loop->active_ms + 1 ? loop->active_clients : 0;
+    next = ms == loop->active_ms + 1;
+    loop->active_before = next ? loop->active_clients : 0;
     loop->active_clients = 0;
+    loop->done_before = next ? loop->requests.num_released - loop->done_mark : 0;
+    loop->done_mark = loop->requests.num_released;
     loop->active_ms = ms;
+}
+
+uint32_t loop_load(const struct loop *loop)
+{
+    size_t flight = loop->done_before >= DONE_MIN ? loop->requests.num_used / 4 : 0;
+
+    return flight > loop->active_before ? (uint32_t)flight : loop->active_before;
 }
 
 uint8_t *loop_read_buffer(struct loop *loop, size_t *room)

@@ -51,10 +51,12 @@ struct loop {
     struct chunk *read_chunk;
     size_t read_pos;
 
-    /* How many clients are asking at the moment, for turn pacing. */
+    /* How much is going on, for turn pacing. */
     uint32_t active_ms;      /* which millisecond, about, it is */
     uint32_t active_clients; /* that have asked in it so far */
     uint32_t active_before;  /* that did in the one before */
+    size_t done_mark;        /* requests that had ended when it began */
+    size_t done_before;      /* that ended in the one before */
 };
 
 void loop_tell_time(struct loop *loop); /* for loop_enter only */
@@ -74,6 +76,12 @@ static inline void loop_count_active(struct loop *loop, uint32_t *last_ms)
         loop->active_clients++;
     }
 }
+
+/*
+ * How busy the loop is: clients that asked within the last millisecond; or a quarter of the requests in flight, if these
+ * are more and are being answered.
+ */
+uint32_t loop_load(const struct loop *loop);
 
 /* Room of a read: fewer bytes than this are not worth a system call. */
 enum { READ_ROOM = 64 * 1024 };

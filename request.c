@@ -92,6 +92,7 @@ void request_release(struct request_pool *pool, struct bufpool *bufs, struct req
         chunk_unref(r->keys_chunk);
     assert(r->parts == NULL);
     pool->num_used--;
+    pool->num_released++;
     if (pool->num_free >= REQUESTS_KEEP) {
         free(r);
         return;

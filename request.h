@@ -226,6 +226,7 @@ struct request_pool {
     size_t num_free;
     size_t low_free;
     size_t num_used;
+    size_t num_released; /* ever */
 };
 
 void request_pool_setup(struct request_pool *pool);

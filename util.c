@@ -34,21 +34,31 @@ uint64_t util_now_us(void)
     return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-bool util_parse_u64(const char *p, size_t n, uint64_t *out)
+size_t util_scan_u64(const char *p, size_t n, uint64_t *out)
 {
     uint64_t v = 0;
+    size_t i, safe = n < U64_DIGITS - 1 ? n : U64_DIGITS - 1;
+    unsigned digit;
 
-    if (n == 0)
-        return false;
-    for (size_t i = 0; i < n; i++) {
-        unsigned digit = (unsigned char)p[i] - (unsigned)'0';
-        if (digit > 9)
-            return false;
-        /* All numbers but those of the full length fit. */
-        if (i >= U64_DIGITS - 1 && v > (UINT64_MAX - digit) / 10)
-            return false;
+    for (i = 0; i < safe && (digit = (unsigned char)p[i] - (unsigned)'0') <= 9; i++)
+        v = v * 10 + digit;
+    /* Only now a digit more may be one too many. */
+    for (; i >= U64_DIGITS - 1 && i < n && (digit = (unsigned char)p[i] - (unsigned)'0') <= 9; i++) {
+        if (v > (UINT64_MAX - digit) / 10)
+            return 0;
         v = v * 10 + digit;
     }
+    if (i > 0)
+        *out = v;
+    return i;
+}
+
+bool util_parse_u64(const char *p, size_t n, uint64_t *out)
+{
+    uint64_t v;
+
+    if (n == 0 || util_scan_u64(p, n, &v) != n)
+        return false;
     *out = v;
     return true;
 }

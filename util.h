@@ -31,6 +31,12 @@ const char *moxi_version(void);
 uint64_t util_now_us(void);
 
 /*
+ * Reads the decimal digits that [p, p + n) begins with. Returns how many there are; 0, with *out untouched, when there
+ * is none or the number does not fit.
+ */
+size_t util_scan_u64(const char *p, size_t n, uint64_t *out) MUST_CHECK;
+
+/*
  * Reads [p, p + n) as a decimal number: digits only, no sign, no blanks, at least one digit. False, with *out
  * untouched, when it is anything else or does not fit.
  */

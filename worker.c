@@ -5,9 +5,10 @@
  * Turn pacing: under load a loop that polls at once wakes for each request, sends it on alone and wakes a server for
  * it. A pause of some microseconds before the poll gathers what arrives meanwhile, as interrupt coalescing does in a
  * network card, and every system call and wake-up that follows is shared by more requests. With few clients, who each
- * wait for their reply before they ask again, nothing would arrive meanwhile. So it depends on how many clients have asked
- * within the last millisecond (pace_min), which tells these cases apart; requests in flight do not: when the loop looks
- * at them, most of a busy moxi's have just been answered.
+ * wait for their reply before they ask again, nothing would arrive meanwhile. So it depends on the load (loop_load): how
+ * many clients have asked within the last millisecond, which tells these cases apart. Requests in flight do not: when the
+ * loop looks at them, most of a busy moxi's have just been answered; but so many that only pipelines can bring them about
+ * are a load as well. The more there is, the longer the pause may be before anyone is the later for it.
  */
 #include "worker.h"
 
@@ -23,6 +24,7 @@
 
 enum {
     TICK_SECONDS = 1,
+    PACE_TIMES_MAX = 4,    /* a pause is this many times pace_us, when the load is twice pace_min */
     KEYS_KEEP = 16 * 1024, /* a list of keys that has grown larger is given back */
 };
 
@@ -70,10 +72,14 @@ static void on_drain_timer(evutil_socket_t fd, short what, void *arg)
 static void pace(const struct worker *w)
 {
     const struct settings *s = &w->config->pools[0].settings;
-    struct timespec pause = {.tv_nsec = (long)s->pace_us * 1000};
+    uint32_t load = loop_load(&w->loop), times;
+    struct timespec pause = {0};
 
-    if (s->pace_us > 0 && w->loop.active_before >= s->pace_min)
-        nanosleep(&pause, NULL);
+    if (s->pace_us == 0 || load < s->pace_min)
+        return;
+    times = load >= 2 * s->pace_min ? PACE_TIMES_MAX : PACE_TIMES_MAX * load / (2 * s->pace_min);
+    pause.tv_nsec = (long)s->pace_us * times * 1000;
+    nanosleep(&pause, NULL);
 }
 
 static bool has_ended(const struct worker *w)

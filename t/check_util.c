@@ -88,6 +88,32 @@ static void check_signed(void)
     }
 }
 
+static void check_scan(void)
+{
+    static const struct {
+        const char *text;
+        size_t digits;
+        uint64_t value;
+    } cases[] = {
+        {"0", 1, 0},
+        {"12 34", 2, 12},
+        {"100\r\n", 3, 100},
+        {"1844674407370955161x", 19, UINT64_C(1844674407370955161)},
+        {"18446744073709551615 ", 20, UINT64_MAX},
+        {"18446744073709551616 ", 0, 0},
+        {"000000000000000000000000012,", 27, 12},
+        {"", 0, 0},
+        {" 1", 0, 0},
+        {"-1", 0, 0},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        uint64_t v = 12345;
+        size_t n = util_scan_u64(cases[i].text, strlen(cases[i].text), &v);
+        check(n == cases[i].digits && v == (n > 0 ? cases[i].value : 12345), "the digits of \"%s\"", cases[i].text);
+    }
+}
+
 /* A span is not NUL-terminated, and nothing beyond it may be read: it is the end of its own allocation here. */
 static void check_span(void)
 {
@@ -362,6 +388,7 @@ int main(void)
         return 1;
     snprintf(log_path, sizeof(log_path), "%s/log", directory);
     check_unsigned();
+    check_scan();
     check_signed();
     check_span();
     check_format();
