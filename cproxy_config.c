@@ -92,7 +92,7 @@ const struct setting settings_table[] = {
      "pause of a busy worker in each turn, to gather more requests for each write; up to 4 times that when it is very "
      "busy; 0: none"},
     {"pace_min", NULL, SETTING_U32, FIELD(pace_min), 20, 1, 1000000, NULL,
-     "clients of a worker that have asked within a millisecond, or a quarter of its requests in flight, from which it "
+     "clients of a worker that have asked within a millisecond, or half its requests in flight, from which it "
      "is "
      "busy in that sense"},
 

@@ -12,7 +12,7 @@
  * large: as many as fit in client_buffer_max, then the next when these have been written.
  *
  * Should they be larger than thought, values that arrive when the client is owed too much are dropped, and asked for again
- * (SLOT_AGAIN; see client_puts_off). A value is handed on whole: only a retrieval that one server answers is streamed.
+ * (SLOT_AGAIN; see client_puts_off). A value is handed on whole, but for one of stream_min bytes or more whose turn it is.
  *
  * A gat has another limit: memcached closes a connection on which more than 2,048 bytes of a line arrive without its end,
  * unless it is a get or gets.
@@ -37,6 +37,7 @@ enum slot_state {
     SLOT_MISS,
     SLOT_PIECE, /* in gathered */
     SLOT_QUEUE, /* in a queue of its own */
+    SLOT_GONE,  /* handed on while it arrived */
     SLOT_AGAIN, /* put off: to be asked for again */
 };
 
@@ -96,6 +97,40 @@ static bool put_off(struct request *part, uint32_t key)
     m->states[key] = SLOT_AGAIN;
     m->num_again++;
     client_set_put_off(r, true);
+    return true;
+}
+
+/* Hands on what there is up to the first key that is still open. False when memory ran out. */
+static bool emit(struct request *r)
+{
+    struct multiget *m = r->parts;
+    struct bufpool *bufs = &loop_of(r)->bufs;
+    struct spanq *out = client_output(r);
+
+    for (; m->cursor < m->next_key; m->cursor++) {
+        struct slot *slot = &m->slots[m->cursor];
+
+        switch ((enum slot_state)m->states[m->cursor]) {
+        case SLOT_PENDING:
+        case SLOT_AGAIN:
+            return true;
+        case SLOT_MISS:
+        case SLOT_GONE:
+            break;
+        case SLOT_PIECE:
+            m->waiting_bytes -= slot->piece.len;
+            if (!spanq_add(out, bufs, slot->piece.chunk, slot->piece.p, slot->piece.len))
+                return false;
+            break;
+        case SLOT_QUEUE:
+            m->waiting_bytes -= slot->queue.bytes;
+            spanq_concat(out, &slot->queue);
+            break;
+        }
+    }
+    /* When nothing waits, all that was gathered has been handed on: by copy, or by a reference of its own. */
+    if (m->waiting_bytes == 0)
+        spanq_clear(&m->gathered, bufs);
     return true;
 }
 
@@ -162,19 +197,48 @@ static void part_hit(struct request *part, const struct hit *hit, struct chunk *
 
 static void part_begin(struct request *part, const struct hit *hit)
 {
+    size_t stream_min = part->pool->settings->stream_min;
+
     cproxy_learn_value(part->pool, hit->head_len + hit->value_len + hit->tail_len);
     if (put_off(part, hit->key))
         return;
     part->in_value = true;
     part->value_key = hit->key;
+    part->may_stream = stream_min > 0 && hit->value_len >= stream_min;
     if (!spanq_copy(&part->held, &loop_of(part)->bufs, hit->head, hit->head_len))
         fail_memory(part);
 }
 
+/* Hands on what has arrived of a large value, if nothing has to go before it. */
+static void stream(struct request *part)
+{
+    struct request *r = part->parent;
+    struct multiget *m = r->parts;
+
+    if (!client_is_turn(r))
+        return;
+    if (!emit(r)) {
+        fail_memory(part);
+        return;
+    }
+    if (m->cursor != part->value_key)
+        return;
+    if (!part->streaming)
+        counter_add(&r->pool->counters.tot_streamed, 1);
+    part->streaming = true;
+    r->reply_bytes += part->held.bytes;
+    spanq_concat(client_output(r), &part->held);
+    client_wrote(r);
+}
+
 static void part_data(struct request *part, struct chunk *chunk, uint8_t *p, size_t n)
 {
-    if (part->in_value && !spanq_add(&part->held, &loop_of(part)->bufs, chunk, p, n))
+    if (!part->in_value)
+        return;
+    if (!spanq_add(&part->held, &loop_of(part)->bufs, chunk, p, n))
         fail_memory(part);
+    else if (part->may_stream)
+        stream(part);
 }
 
 static void part_end(struct request *part)
@@ -185,6 +249,13 @@ static void part_end(struct request *part)
     if (!part->in_value)
         return;
     part->in_value = false;
+    if (part->streaming) {
+        part->streaming = false;
+        m->states[part->value_key] = SLOT_GONE;
+        m->any_value = true;
+        part->parent->num_hits++;
+        return;
+    }
     spanq_init(&m->slots[part->value_key].queue);
     spanq_concat(&m->slots[part->value_key].queue, &part->held);
     m->states[part->value_key] = SLOT_QUEUE;
@@ -208,6 +279,8 @@ static void part_done(struct request *part, const struct outcome *outcome)
     struct request *r = part->parent;
     struct multiget *m = r->parts;
 
+    if (part->streaming)
+        client_fail(r->owner, "a server failed in the middle of a value");
     for (uint32_t i = part->first; i != RKEY_END; i = part->keys[i].next)
         if (m->states[i] == SLOT_PENDING)
             m->states[i] = SLOT_MISS;
@@ -412,39 +485,6 @@ bool multiget_admit(struct request *r, uint32_t *server)
 }
 
 /* --- answering --- */
-
-/* Hands on what there is up to the first key that is still open. False when memory ran out. */
-static bool emit(struct request *r)
-{
-    struct multiget *m = r->parts;
-    struct bufpool *bufs = &loop_of(r)->bufs;
-    struct spanq *out = client_output(r);
-
-    for (; m->cursor < m->next_key; m->cursor++) {
-        struct slot *slot = &m->slots[m->cursor];
-
-        switch ((enum slot_state)m->states[m->cursor]) {
-        case SLOT_PENDING:
-        case SLOT_AGAIN:
-            return true;
-        case SLOT_MISS:
-            break;
-        case SLOT_PIECE:
-            m->waiting_bytes -= slot->piece.len;
-            if (!spanq_add(out, bufs, slot->piece.chunk, slot->piece.p, slot->piece.len))
-                return false;
-            break;
-        case SLOT_QUEUE:
-            m->waiting_bytes -= slot->queue.bytes;
-            spanq_concat(out, &slot->queue);
-            break;
-        }
-    }
-    /* When nothing waits, all that was gathered has been handed on: by copy, or by a reference of its own. */
-    if (m->waiting_bytes == 0)
-        spanq_clear(&m->gathered, bufs);
-    return true;
-}
 
 static void finish(struct request *r)
 {

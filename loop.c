@@ -32,7 +32,7 @@ void loop_tell_time(struct loop *loop)
 
 uint32_t loop_load(const struct loop *loop)
 {
-    size_t flight = loop->done_before >= DONE_MIN ? loop->requests.num_used / 4 : 0;
+    size_t flight = loop->done_before >= DONE_MIN ? loop->requests.num_used / 2 : 0;
 
     return flight > loop->active_before ? (uint32_t)flight : loop->active_before;
 }

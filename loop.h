@@ -78,7 +78,7 @@ static inline void loop_count_active(struct loop *loop, uint32_t *last_ms)
 }
 
 /*
- * How busy the loop is: clients that asked within the last millisecond; or a quarter of the requests in flight, if these
+ * How busy the loop is: clients that asked within the last millisecond; or half the requests in flight, if these
  * are more and are being answered.
  */
 uint32_t loop_load(const struct loop *loop);

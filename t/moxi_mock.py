@@ -1158,10 +1158,10 @@ class Streaming(MockTest):
         client.expect(b"END\r\n")
         self.works_again(mock, client)
 
-    def test_not_before_its_turn(self):
-        """What comes in while the client still waits for an earlier reply is kept for it."""
+    def two_servers(self, settings=SETTINGS):
+        """A moxi before two mocks, a client; the mocks' connections, a key of each."""
         mocks = [self.mock(), self.mock()]
-        moxi = self.moxi(mocks, self.SETTINGS)
+        moxi = self.moxi(mocks, settings)
         client = self.client(moxi)
         owner = {}
         for i in range(40):  # which key is whose
@@ -1173,18 +1173,69 @@ class Streaming(MockTest):
             owner.setdefault(ready[0], b"k%d" % i)
             if len(owner) == 2:
                 break
-        one, two = mocks
-        early, late = value(owner[one], b"first"), value(owner[two], self.DATA)
-        for request in (b"get %s\r\nget %s\r\n", b"get %s %s\r\n"):
-            client.send(request % (owner[one], owner[two]))
-            one.conns[0].expect(b"get %s\r\n" % owner[one])
-            two.conns[0].expect(b"get %s\r\n" % owner[two]).send(late[:500000]).sync()
+        return moxi, client, [m.conns[0] for m in mocks], [owner[m] for m in mocks]
+
+    def test_not_before_its_turn(self):
+        """What comes in while the client still waits for an earlier reply is kept for it."""
+        _, client, (one, two), keys = self.two_servers()
+        early, late = value(keys[0], b"first"), value(keys[1], self.DATA)
+        for request, between in ((b"get %s\r\nget %s\r\n", b"END\r\n"), (b"get %s %s\r\n", b"")):
+            client.send(request % tuple(keys))
+            one.expect(b"get %s\r\n" % keys[0])
+            two.expect(b"get %s\r\n" % keys[1]).send(late[:500000]).sync()
             client.expect_nothing(0.02)
-            one.conns[0].send(early + b"END\r\n")
-            if request.count(b"get") == 2:
-                client.expect(early + b"END\r\n" + late[:400000])
-            two.conns[0].send(late[500000:] + b"END\r\n")
-            client.expect(late[400000:] + b"END\r\n" if request.count(b"get") == 2 else early + late + b"END\r\n")
+            one.send(early + b"END\r\n")
+            if between:
+                client.expect(early + between + late[:400000])
+            two.send(late[500000:] + b"END\r\n")
+            client.expect(late[400000:] + b"END\r\n" if between else early + late + b"END\r\n")
+
+    def test_multiget(self):
+        """In a multiget as well, if all that goes before it is there; in the order of the keys."""
+        _, client, (one, two), keys = self.two_servers()
+        first, second = value(keys[0], self.DATA), value(keys[1], self.DATA[::-1])
+        client.send(b"get %s %s none\r\nversion\r\n" % tuple(keys))
+        for server, key in ((one, keys[0]), (two, keys[1])):
+            self.assertIn(server.line().replace(b" none", b""), b"get %s\r\n" % key)
+        two.send(second[:300000]).sync()
+        client.expect_nothing(0.02)
+        one.send(first[:400000])
+        client.expect(first[:300000])
+        two.send(second[300000:600000]).sync()
+        one.send(first[400000:] + b"END\r\n")
+        client.expect(first[300000:])
+        two.send(second[600000:800000])
+        client.expect(second[:700000])
+        two.send(second[800000:] + b"END\r\n")
+        client.expect(second[700000:] + b"END\r\n").expect_match(rb"VERSION .*\r\n")
+
+    def test_multiget_server_dies_in_the_middle(self):
+        """The client is closed when a piece has been passed on, and gets what there is when not."""
+        for passed_on in (True, False):
+            _, client, (one, two), keys = self.two_servers()
+            first, second = value(keys[0], self.DATA), value(keys[1], b"x" * 1000)
+            client.send(b"get %s %s\r\n" % tuple(keys))
+            two.expect(b"get %s\r\n" % keys[1]).send(second + b"END\r\n")
+            one.expect(b"get %s\r\n" % keys[0]).send(first[:400000 if passed_on else 10]).sync()
+            if passed_on:
+                client.expect(first[:1000])
+                one.close()
+                rest = client.read_all()
+                self.assertEqual(rest, first[1000:1000 + len(rest)])
+            else:
+                one.close()
+                client.expect(second + b"END\r\n")
+
+    def test_multiget_stalls_in_the_middle(self):
+        _, client, (one, two), keys = self.two_servers(dict(self.SETTINGS, downstream_timeout=ms(300)))
+        first, second = value(keys[0], self.DATA), value(keys[1], b"x" * 1000)
+        client.send(b"get %s %s\r\n" % tuple(keys))
+        two.expect(b"get %s\r\n" % keys[1]).send(second + b"END\r\n")
+        one.expect(b"get %s\r\n" % keys[0]).send(first[:300000])
+        client.expect(first[:1000])
+        rest = client.read_all()
+        self.assertEqual(rest, first[1000:1000 + len(rest)])
+        one.expect_closed()
 
     def test_slow_client_does_not_hold_up_the_connection(self):
         """The shared connection is read on though the client that a large value is for does not read."""
