@@ -29,6 +29,7 @@
 
 enum {
     COMPOSE_BYTES = 256 * 1024, /* composed ahead of the socket at the most */
+    CONNECT_AGAIN_MS = 5,       /* after which a unix socket that took no more connections is tried again */
     REFER_MIN = 16 * 1024,      /* a part of a value from which it is not copied out of the read buffer */
 };
 
@@ -59,6 +60,7 @@ struct dconn {
     struct event timer;
     uint64_t timer_us;          /* when it fires; 0: not armed */
     uint64_t connect_us;        /* when connecting has taken too long; 0: never */
+    uint64_t again_us;          /* CONNECTING, but no socket open: when to try once more */
     struct addresses addresses; /* where to connect to */
     size_t next_address;        /* index of the one to be tried next */
     uint64_t progress_us;       /* when the server last gave a sign, or was first asked */
@@ -130,6 +132,7 @@ static uint64_t stall_us(const struct dconn *dc)
 static void arm_for_next(struct dconn *dc)
 {
     arm(dc, dc->connect_us);
+    arm(dc, dc->again_us);
     arm(dc, stall_us(dc));
     arm(dc, first_deadline(&dc->sent));
     arm(dc, first_deadline(&dc->unsent));
@@ -274,6 +277,7 @@ static void connect_failed(struct dconn *dc, const char *why)
 {
     bool in_time = dc->connect_us == 0 || dc->connect_us > dc->d->loop->now_us;
 
+    dc->again_us = 0;
     log_warning("downstream %s: cannot connect: %s", dc->d->server->name, why);
     if (dc->state == DCONN_CONNECTING && dc->conn.fd >= 0)
         conn_close(&dc->conn, dc->d->loop);
@@ -301,6 +305,14 @@ static void connect_done(struct dconn *dc)
     loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
 }
 
+/* The backlog of a unix socket is full. Over TCP the kernel would wait for room; here it is for us to do. */
+static void connect_later(struct dconn *dc)
+{
+    dc->next_address--;
+    dc->again_us = ms_after(dc, CONNECT_AGAIN_MS);
+    arm(dc, dc->again_us);
+}
+
 /* Tries the next address. */
 static void connect_next(struct dconn *dc)
 {
@@ -318,7 +330,10 @@ static void connect_next(struct dconn *dc)
         int error = errno;
 
         close(fd);
-        connect_failed(dc, strerror(error));
+        if (error == EAGAIN && address->any.sa_family == AF_UNIX)
+            connect_later(dc);
+        else
+            connect_failed(dc, strerror(error));
         return;
     }
     if (!conn_open(&dc->conn, dc->d->loop->base, fd, pending, on_event, dc)) {
@@ -420,6 +435,10 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     if (dc->connect_us != 0 && dc->connect_us <= now) {
         counter_add(&d->counters->tot_downstream_connect_timeout, 1);
         connect_failed(dc, "connect_timeout");
+    }
+    if (dc->again_us != 0 && dc->again_us <= now) {
+        dc->again_us = 0;
+        connect_next(dc);
     }
     expire_unsent(dc);
     expire_sent(dc);

@@ -9,13 +9,15 @@ right, the test says why.
 Run as /usr/bin/python3 t/moxi_mock.py [Class[.test]].
 """
 
+import os
 import random
 import re
 import socket
+import tempfile
 import time
 import unittest
 
-from moxilib import MoxiTest, SCALE, ms, await_true, proxy_stats, show
+from moxilib import Conn, MoxiTest, SCALE, ms, await_true, proxy_stats, show
 
 LONG = {"downstream_timeout": ms(60000)}
 
@@ -645,6 +647,48 @@ class Timeouts(MockTest):
         client.send(b"set k 0 0 1\r\nx\r\n")
         self.assertEqual(client.line(5 * SCALE), unwritten(mock))
         self.assertLess(time.monotonic() - begin, 5 * SCALE)
+
+
+class FullBacklog(MockTest):
+    """A server on a unix socket that takes no more connections at the moment: connect(2) says EAGAIN."""
+
+    def setUp(self):
+        super().setUp()
+        tmp = tempfile.TemporaryDirectory()
+        self.addCleanup(tmp.cleanup)
+        self.path = os.path.join(tmp.name, "socket")
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(self.listener.close)
+        self.listener.bind(self.path)
+        self.listener.listen(0)
+        while True:
+            s = socket.socket(socket.AF_UNIX)
+            self.addCleanup(s.close)
+            s.setblocking(False)
+            try:
+                s.connect(self.path)
+            except BlockingIOError:
+                break
+
+    def failures(self, client):
+        return sum(int(v) for k, v in proxy_stats(client).items() if k.endswith(":tot_downstream_connect_failed"))
+
+    def test_room_in_time(self):
+        client = self.client(self.moxi([self.path], {"connect_timeout": ms(60000), "downstream_timeout": ms(60000)}))
+        client.send(b"get k\r\n")
+        client.expect_nothing(0.03)
+        self.listener.accept()[0].close()  # who had filled it; the next one is moxi
+        server = Conn(self.listener.accept()[0])
+        server.expect(b"get k\r\n").send(value(b"k", b"x") + b"END\r\n")
+        client.expect(value(b"k", b"x") + b"END\r\n")
+        self.assertEqual(self.failures(client), 0)
+        server.close()
+
+    def test_no_room(self):
+        client = self.client(self.moxi([self.path], {"connect_timeout": ms(100)}))
+        for _ in range(2):
+            client.ask(b"get k\r\n", b"END\r\n")
+        self.assertEqual(self.failures(client), 2)
 
 
 class Malformed(MockTest):
