@@ -10,10 +10,8 @@
  * a reply must reach the client as the server wrote it. Each piece is handed over in an allocation of its own size, so
  * that AddressSanitizer sees a look beyond its end.
  */
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "codec.h"
+#include "fuzz.h"
 
 enum {
     HEAD_BYTES = 4,
@@ -36,52 +34,6 @@ struct stream {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct bufpool bufs;
-
-static void must(bool ok, const char *what)
-{
-    if (ok)
-        return;
-    fprintf(stderr, "fuzz_reply: not so: %s\n", what);
-    abort();
-}
-
-static void *need(size_t n)
-{
-    void *p = malloc(n);
-
-    must(p != NULL, "there is memory");
-    return p;
-}
-
-/* A fingerprint takes in a number; FNV-1a, but a word at a time. */
-static uint64_t mix_number(uint64_t hash, uint64_t v)
-{
-    hash = (hash ^ v) * UINT64_C(0x100000001b3);
-    return hash ^ hash >> 29;
-}
-
-/* A fingerprint takes in bytes, and how many there are. */
-static uint64_t mix(uint64_t hash, const void *p, size_t n)
-{
-    const uint8_t *bytes = p;
-    uint64_t word = 0;
-
-    hash = mix_number(hash, n);
-    for (; n >= sizeof(word); n -= sizeof(word), bytes += sizeof(word)) {
-        memcpy(&word, bytes, sizeof(word));
-        hash = mix_number(hash, word);
-    }
-    word = 0;
-    if (n > 0)
-        memcpy(&word, bytes, n);
-    return mix_number(hash, word);
-}
-
-/* Whether [p, p + n) lies inside [begin, begin + len). */
-static bool inside(const uint8_t *p, size_t n, const uint8_t *begin, size_t len)
-{
-    return p >= begin && p <= begin + len && n <= (size_t)(begin + len - p);
-}
 
 static void judge_hit(const struct request *r, const struct reply *reply, const uint8_t *p)
 {

@@ -9,10 +9,8 @@
  * lie inside the input; and a command that is good must come out the same when it is composed and parsed again. Each
  * piece is handed over in an allocation of its own size, so that AddressSanitizer sees a look beyond its end.
  */
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "codec.h"
+#include "fuzz.h"
 
 enum {
     CUT_BYTES = 2,
@@ -36,56 +34,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct key_list keys;
 static struct bufpool bufs;
-
-static void must(bool ok, const char *what)
-{
-    if (ok)
-        return;
-    fprintf(stderr, "fuzz_request: not so: %s\n", what);
-    abort();
-}
-
-static void *need(size_t n)
-{
-    void *p = malloc(n);
-
-    must(p != NULL, "there is memory");
-    return p;
-}
-
-/* A copy of n bytes in an allocation of just that size. */
-static uint8_t *copy_of(const uint8_t *p, size_t n)
-{
-    uint8_t *copy = need(n);
-
-    if (n > 0)
-        memcpy(copy, p, n);
-    return copy;
-}
-
-/* A fingerprint takes in a number; FNV-1a, but a word at a time. */
-static uint64_t mix_number(uint64_t hash, uint64_t v)
-{
-    hash = (hash ^ v) * UINT64_C(0x100000001b3);
-    return hash ^ hash >> 29;
-}
-
-/* A fingerprint takes in bytes, and how many there are. */
-static uint64_t mix(uint64_t hash, const void *p, size_t n)
-{
-    const uint8_t *bytes = p;
-    uint64_t word = 0;
-
-    hash = mix_number(hash, n);
-    for (; n >= sizeof(word); n -= sizeof(word), bytes += sizeof(word)) {
-        memcpy(&word, bytes, sizeof(word));
-        hash = mix_number(hash, word);
-    }
-    word = 0;
-    if (n > 0)
-        memcpy(&word, bytes, n);
-    return mix_number(hash, word);
-}
 
 /* All that a command says, but for its noreply. */
 static uint64_t fingerprint(const struct command *cmd)
