@@ -316,7 +316,7 @@ sub start_test
     open(STDIN,  '<',  '/dev/null');
     open(STDOUT, '>&', $write);
     open(STDERR, '>',  "$directory/stderr");
-    exec($^X, $job->{path}) or POSIX::_exit(127);
+    exec($^X, "-I$here", '-MNoSelfConnect', $job->{path}) or POSIX::_exit(127);
 }
 
 # Reads a test's output until all that it started has ended. Returns false when that takes over some seconds, or over
