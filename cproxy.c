@@ -20,8 +20,14 @@
 /* The version that `version` begins with, for clients and tools choose by it: whose replies moxi's are the same as. */
 #define MEMCACHED_VERSION "1.6.18"
 
-/* What a pool's values are taken to be like before any has been seen: large, so that the first are asked with care. */
-enum { VALUE_ESTIMATE_START = 512 * 1024 };
+/*
+ * What a pool's values are taken to be like before any has been seen: large, so that the first are asked with care, but
+ * not one by one.
+ */
+enum {
+    VALUE_ESTIMATE_START = 512 * 1024,
+    WINDOW_START = 2, /* keys, at the least */
+};
 
 /* Pieces of a reply that must wait for their turn are copied up to this size, not to keep the read buffer. */
 enum { HELD_COPY_MAX = 16 * 1024 };
@@ -173,7 +179,7 @@ static void relay_done(struct request *r, const struct outcome *outcome)
     if (r->too_large)
         out = (struct outcome){.result = RESULT_REFUSED, .message = "SERVER_ERROR object too large for cache"};
     client_unpin(r, outcome);
-    cproxy_release_slot(r->pool);
+    cproxy_release_slot(r);
     /* In a connection's queue still, it has timed out, and cannot be given to another: it ends with what there is. */
     if (r->put_off && !r->in_conn) {
         r->parked = true;
@@ -245,8 +251,13 @@ static void start(struct request *r)
     struct pool_state *ps = r->pool;
     uint32_t server;
 
+    r->has_slot = true;
     ps->num_inflight++;
     counter_add(&ps->counters.num_requests, 1);
+    if (request_is_split(r)) {
+        multiget_ask(r);
+        return;
+    }
     if (op_flags((enum opcode)r->op) & OPF_EVERYONE && ps->pool->num_servers > 1) {
         broadcast_admit(r);
         return;
@@ -261,9 +272,14 @@ static void start(struct request *r)
     cproxy_send(r, server);
 }
 
-void cproxy_release_slot(struct pool_state *ps)
+void cproxy_release_slot(struct request *r)
 {
+    struct pool_state *ps = r->pool;
+
+    if (!r->has_slot)
+        return;
     assert(ps->num_inflight > 0);
+    r->has_slot = false;
     ps->num_inflight--;
     counter_sub(&ps->counters.num_requests, 1);
     /* Not at once: whoever calls may be in the middle of a connection's queues. */
@@ -323,7 +339,14 @@ static void refuse_waiting(struct request *r)
         return;
     }
     counter_add(&r->pool->counters.tot_wait_queue_timeout, 1);
+    if (request_is_split(r)) {
+        multiget_refuse(r);
+        return;
+    }
     r->answered = true;
+    /* Behind values that have been passed on nothing but an end can be told. */
+    if (r->num_hits > 0)
+        outcome.result = RESULT_END;
     client_finish(r, &outcome);
 }
 
@@ -336,7 +359,7 @@ static void arm_wait_timer(struct pool_state *ps)
 
     if (head == NULL || wait == 0 || ps->wait_timer_armed)
         return;
-    at = head->start_us + wait;
+    at = head->wait_us + wait;
     wait = at > now ? at - now : 0;
     tv.tv_sec = (time_t)(wait / 1000000);
     tv.tv_usec = (suseconds_t)(wait % 1000000);
@@ -354,7 +377,7 @@ static void on_wait(evutil_socket_t fd, short what, void *arg)
     (void)what;
     loop_enter(ps->loop);
     ps->wait_timer_armed = evtimer_pending(&ps->wait_timer, NULL) != 0;
-    while ((r = ps->waiting.head) != NULL && wait > 0 && r->start_us + wait <= ps->loop->now_us)
+    while ((r = ps->waiting.head) != NULL && wait > 0 && r->wait_us + wait <= ps->loop->now_us)
         refuse_waiting(request_queue_pop(&ps->waiting));
     while (ps->waiting.head != NULL && slot_is_free(ps)) {
         r = request_queue_pop(&ps->waiting);
@@ -376,6 +399,7 @@ static void wait_for_slot(struct request *r)
     counter_add(&ps->counters.tot_downstream_max_reached, 1);
     r->waiting = true;
     r->in_conn = true;
+    r->wait_us = ps->loop->now_us;
     request_queue_push(&ps->waiting, r);
     arm_wait_timer(ps);
 }
@@ -421,7 +445,7 @@ static bool answer_here(struct request *r)
     return true;
 }
 
-static void start_or_wait(struct request *r)
+void cproxy_take_slot(struct request *r)
 {
     if (slot_is_free(r->pool) && r->pool->waiting.head == NULL)
         start(r);
@@ -446,7 +470,7 @@ void cproxy_ask_again(struct request *r)
     r->first = 0;
     r->cursor = 0;
     set_deadline(r, r->pool->loop->now_us);
-    start_or_wait(r);
+    cproxy_take_slot(r);
 }
 
 void cproxy_admit(struct request *r)
@@ -458,7 +482,7 @@ void cproxy_admit(struct request *r)
     if (!(op_flags((enum opcode)r->op) & OPF_KEY) && answer_here(r))
         return;
     set_deadline(r, r->start_us);
-    start_or_wait(r);
+    cproxy_take_slot(r);
 }
 
 /* --- a pool in a worker --- */
@@ -467,6 +491,7 @@ struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool,
                                      uint32_t requests_per_event)
 {
     struct pool_state *ps = calloc(1, sizeof(*ps));
+    uint64_t estimate;
 
     if (ps == NULL)
         return NULL;
@@ -475,7 +500,8 @@ struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool,
     ps->settings = &pool->settings;
     ps->hooks = hooks;
     ps->requests_per_event = requests_per_event;
-    ps->value_estimate = VALUE_ESTIMATE_START;
+    estimate = ps->settings->client_buffer_max / (WINDOW_START + 1);
+    ps->value_estimate = estimate < VALUE_ESTIMATE_START ? (uint32_t)estimate : VALUE_ESTIMATE_START;
     evtimer_assign(&ps->wait_timer, loop->base, on_wait, ps);
     ps->downstreams = calloc(pool->num_servers, sizeof(*ps->downstreams));
     if (ps->settings->time_stats)

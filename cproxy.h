@@ -5,12 +5,13 @@
  * moxi's users know two words: the *upstream* side is that of the clients, the *downstream* side that of the servers.
  * In the code a client's connection is a struct client, and a server as a worker sees it a struct downstream.
  *
- *   client (cproxy_upstream.c)     cproxy_admit (cproxy.c)
- *   parses, keeps the order   -->  one key, or one server: relay -----------------> downstream_enqueue
+ *   client (cproxy_input.c)        cproxy_admit (cproxy.c)
+ *   parses what it sends      -->  one key, or one server: relay -----------------> downstream_enqueue
  *                                  several: cproxy_multiget.c, a part a server ----> downstream_enqueue, each
  *                                  all servers: cproxy_broadcast.c, a part each ---> downstream_enqueue, each
  *                                  answered here: version, errors, stats proxy
- *   client_reply..., client_finish <-- ops of each of these
+ *   client_output, client_finish   <-- ops of each of these
+ *   (cproxy_upstream.c) keep the order of replies
  *
  * A pool_state is a pool of the configuration as one worker runs it; everything here belongs to that worker.
  */
@@ -74,6 +75,12 @@ void pool_state_destroy(struct pool_state *ps);
 /* Whether nothing is on its way, neither to servers nor to clients. */
 bool pool_state_idle(const struct pool_state *ps);
 
+/* Whether it is a retrieval that has been split. */
+static inline bool request_is_split(const struct request *r)
+{
+    return r->parts != NULL && (op_flags((enum opcode)r->op) & OPF_VALUES);
+}
+
 /* --- cproxy.c --- */
 
 /*
@@ -97,8 +104,12 @@ struct request *cproxy_make_part(struct request *r, uint32_t server, const struc
 /* Which server of the pool has the key. */
 uint32_t cproxy_route(const struct pool_state *ps, const struct rkey *key);
 
-/* To be called once for each request that cproxy_admit has let through, when its last part has come back. */
-void cproxy_release_slot(struct pool_state *ps);
+/*
+ * A client's request counts for downstream_max while it has a slot. It is given up, if it has one, when all that it has
+ * asked for has come back, and taken again, after a wait maybe, when there is more to be asked (cproxy_take_slot).
+ */
+void cproxy_release_slot(struct request *r);
+void cproxy_take_slot(struct request *r);
 
 /* A value of so many bytes has come: a pool learns what size its values have. */
 void cproxy_learn_value(struct pool_state *ps, size_t bytes);
@@ -119,6 +130,10 @@ bool multiget_admit(struct request *r, uint32_t *server) MUST_CHECK;
 
 /* More of what a multiget has gathered may be written, and asked: it is the first in its client's FIFO. */
 void multiget_continue(struct request *r);
+
+/* It has the slot that it has asked for, or waited for it too long. */
+void multiget_ask(struct request *r);
+void multiget_refuse(struct request *r);
 
 /* Whether every key has been asked for. */
 bool multiget_all_asked(const struct request *r);
@@ -152,8 +167,7 @@ void clients_tick(struct pool_state *ps);
 void clients_destroy(struct pool_state *ps);
 
 /*
- * Where the reply to r is to be appended: the client's output when it is r's turn, else r->held. NULL when the client
- * has gone.
+ * Where the reply to r, whose client is there, is to be appended: the client's output when it is r's turn, else r->held.
  */
 struct spanq *client_output(struct request *r);
 

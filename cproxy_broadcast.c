@@ -300,7 +300,7 @@ static void finish(struct request *r)
         outcome.text_len = 0;
     }
     broadcast_free(r);
-    cproxy_release_slot(r->pool);
+    cproxy_release_slot(r);
     client_finish(r, &outcome);
 }
 
@@ -338,7 +338,7 @@ void broadcast_admit(struct request *r)
     struct outcome no_memory = {.result = RESULT_NO_MEMORY};
 
     if (b == NULL) {
-        cproxy_release_slot(r->pool);
+        cproxy_release_slot(r);
         client_finish(r, &no_memory);
         return;
     }

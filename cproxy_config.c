@@ -89,12 +89,11 @@ const struct setting settings_table[] = {
      "hash of a key, as in libmemcached; default: that of the distribution; crc spreads keys with modula only"},
 
     {"pace_us", NULL, SETTING_US, FIELD(pace_us), 10, 0, 1000, NULL,
-     "pause of a busy worker in each turn, to gather more requests for each write; up to 4 times that when it is very "
-     "busy; 0: none"},
+     "half the pause of a busy worker in each turn, to gather more requests for each write, and a quarter of that of a "
+     "very busy one; 0: none"},
     {"pace_min", NULL, SETTING_U32, FIELD(pace_min), 20, 1, 1000000, NULL,
      "clients of a worker that have asked within a millisecond, or half its requests in flight, from which it "
-     "is "
-     "busy in that sense"},
+     "is busy in that sense"},
 
     {"time_stats", NULL, SETTING_BOOL, FIELD(time_stats), 0, 0, 1, NULL,
      "1: keep histograms of latencies for 'stats proxy timings'"},

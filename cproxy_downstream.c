@@ -37,7 +37,7 @@ enum dconn_state { DCONN_DOWN, DCONN_RESOLVING, DCONN_CONNECTING, DCONN_READY };
 
 /* A connection to a server. Owned by its downstream, for as long as that lives. */
 struct dconn {
-    struct conn conn; /* open in CONNECTING and READY */
+    struct conn conn; /* open in READY, and in CONNECTING but while again_us is awaited */
     struct downstream *d;
     enum dconn_state state;
     bool lookup_pending; /* resolve_name will call back */

@@ -358,8 +358,10 @@ static size_t take_command(struct client *c, struct chunk *chunk, uint8_t *p, si
         if (cmd.body_len + cmd.body_tail > 0 && input_of(c) != NULL)
             c->in->body_left = cmd.body_len + cmd.body_tail;
         refuse_command(c, &cmd);
-        if (cmd.hangup)
+        if (cmd.hangup) {
+            c->linger = true;
             client_hang_up(c);
+        }
         return cmd.consumed;
     case PARSE_NO_MEMORY:
         client_fail(c, "out of memory");

@@ -65,6 +65,7 @@ struct multiget {
     struct spanq error_text;
     struct spanq gathered;  /* small values that wait */
     size_t waiting_bytes;   /* values that were not handed on */
+    size_t arriving_bytes;  /* those that are not whole yet, nor passed on while they arrive: all of them */
     struct slot *slots;     /* one a key */
     uint8_t *states;        /* enum slot_state, one a key */
     uint32_t *servers;      /* one a key */
@@ -90,7 +91,7 @@ static bool put_off(struct request *part, uint32_t key)
     struct request *r = part->parent;
     struct multiget *m = r->parts;
 
-    if (LIKELY(m->num_again == 0 && !client_puts_off(r, m->waiting_bytes)))
+    if (LIKELY(m->num_again == 0 && !client_puts_off(r, m->waiting_bytes + m->arriving_bytes)))
         return false;
     if (key == m->cursor && client_is_turn(r))
         return false;
@@ -142,7 +143,6 @@ static void count_value(struct request *part, size_t n)
 
     m->any_value = true;
     m->waiting_bytes += n;
-    client_holds(r, n);
     r->num_hits++;
     r->reply_bytes += n;
     if (m->waiting_bytes >= EMIT_BYTES)
@@ -183,8 +183,10 @@ static void part_hit(struct request *part, const struct hit *hit, struct chunk *
     bool ok;
 
     cproxy_learn_value(part->pool, n);
+    part->num_hits++;
     if (put_off(part, hit->key))
         return;
+    client_holds(part->parent, n);
     if (n <= GATHER_COPY_MAX)
         ok = copy_value(part, hit->key, p, n);
     else
@@ -197,16 +199,31 @@ static void part_hit(struct request *part, const struct hit *hit, struct chunk *
 
 static void part_begin(struct request *part, const struct hit *hit)
 {
+    struct multiget *m = part->parent->parts;
     size_t stream_min = part->pool->settings->stream_min;
+    size_t bytes = hit->head_len + hit->value_len + hit->tail_len;
 
-    cproxy_learn_value(part->pool, hit->head_len + hit->value_len + hit->tail_len);
+    cproxy_learn_value(part->pool, bytes);
+    part->num_hits++;
     if (put_off(part, hit->key))
         return;
+    client_holds(part->parent, bytes);
     part->in_value = true;
+    part->reply_bytes = bytes;
+    m->arriving_bytes += bytes;
     part->value_key = hit->key;
     part->may_stream = stream_min > 0 && hit->value_len >= stream_min;
     if (!spanq_copy(&part->held, &loop_of(part)->bufs, hit->head, hit->head_len))
         fail_memory(part);
+}
+
+/* The value that was arriving is whole, or is passed on, or has been lost. */
+static void leave_arriving(struct request *part)
+{
+    struct multiget *m = part->parent->parts;
+
+    m->arriving_bytes -= part->reply_bytes;
+    part->reply_bytes = 0;
 }
 
 /* Hands on what has arrived of a large value, if nothing has to go before it. */
@@ -223,8 +240,10 @@ static void stream(struct request *part)
     }
     if (m->cursor != part->value_key)
         return;
-    if (!part->streaming)
+    if (!part->streaming) {
         counter_add(&r->pool->counters.tot_streamed, 1);
+        leave_arriving(part);
+    }
     part->streaming = true;
     r->reply_bytes += part->held.bytes;
     spanq_concat(client_output(r), &part->held);
@@ -249,6 +268,7 @@ static void part_end(struct request *part)
     if (!part->in_value)
         return;
     part->in_value = false;
+    leave_arriving(part);
     if (part->streaming) {
         part->streaming = false;
         m->states[part->value_key] = SLOT_GONE;
@@ -281,6 +301,9 @@ static void part_done(struct request *part, const struct outcome *outcome)
 
     if (part->streaming)
         client_fail(r->owner, "a server failed in the middle of a value");
+    leave_arriving(part);
+    if (part->num_hits == 0 && outcome->result == RESULT_END)
+        cproxy_learn_value(part->pool, 0);
     for (uint32_t i = part->first; i != RKEY_END; i = part->keys[i].next)
         if (m->states[i] == SLOT_PENDING)
             m->states[i] = SLOT_MISS;
@@ -405,7 +428,7 @@ static void rewind_to_again(struct request *r)
 }
 
 /* Asks for the next keys, as many as the window allows. */
-static void ask(struct request *r)
+void multiget_ask(struct request *r)
 {
     struct multiget *m = r->parts;
     uint32_t window = cproxy_window(r->pool);
@@ -470,7 +493,7 @@ bool multiget_admit(struct request *r, uint32_t *server)
         return false;
     m = multiget_create(r);
     if (m == NULL) {
-        cproxy_release_slot(r->pool);
+        cproxy_release_slot(r);
         client_finish(r, &no_memory);
         return true;
     }
@@ -480,7 +503,7 @@ bool multiget_admit(struct request *r, uint32_t *server)
         multiget_free(r);
         return false;
     }
-    ask(r);
+    multiget_ask(r);
     return true;
 }
 
@@ -496,13 +519,22 @@ static void finish(struct request *r)
     if (!m->any_value && m->error != RESULT_NONE)
         outcome.result = m->error;
     multiget_free(r);
-    cproxy_release_slot(r->pool);
+    cproxy_release_slot(r);
     if (outcome.result == RESULT_ERROR) {
         spanq_concat(client_output(r), &text);
         outcome.text = (const uint8_t *)"";
     }
     spanq_clear(&text, &loop_of(r)->bufs);
     client_finish(r, &outcome);
+}
+
+void multiget_refuse(struct request *r)
+{
+    struct multiget *m = r->parts;
+
+    if (m->error == RESULT_NONE)
+        m->error = RESULT_WAITED;
+    finish(r);
 }
 
 bool multiget_all_asked(const struct request *r)
@@ -516,7 +548,7 @@ void multiget_continue(struct request *r)
 {
     struct multiget *m = r->parts;
 
-    if (m->num_out > 0 && m->waiting_bytes < EMIT_BYTES)
+    if (r->waiting || (m->num_out > 0 && m->waiting_bytes < EMIT_BYTES))
         return;
     if (!emit(r)) {
         counter_add(&r->pool->counters.err_oom, 1);
@@ -527,8 +559,13 @@ void multiget_continue(struct request *r)
         return;
     if (multiget_all_asked(r))
         finish(r);
-    else if (client_unwritten(r) < r->pool->settings->client_buffer_max / 2)
-        ask(r);
+    else if (client_unwritten(r) >= r->pool->settings->client_buffer_max / 2)
+        /* It may take its client long to read that. */
+        cproxy_release_slot(r);
+    else if (r->has_slot)
+        multiget_ask(r);
+    else
+        cproxy_take_slot(r);
 }
 
 void multiget_abandon(struct request *r)

@@ -80,12 +80,36 @@ static size_t tokenize(const uint8_t *p, size_t len, struct token *tokens)
     return n;
 }
 
+static bool is_white(uint8_t c)
+{
+    return c >= '\t' && c <= '\r';
+}
+
+/*
+ * The digits of a number, and its sign, in a word. memcached reads numbers with strtol: white space that does not part
+ * words (all but the blank) may stand in front, and what stands behind white space does not count.
+ */
+static struct token digits_of(const struct token *t)
+{
+    struct token digits = *t;
+
+    while (digits.len > 0 && is_white(digits.p[0])) {
+        digits.p++;
+        digits.len--;
+    }
+    for (size_t i = 0; i < digits.len; i++)
+        if (UNLIKELY(is_white(digits.p[i])))
+            digits.len = i;
+    return digits;
+}
+
 /* An unsigned number as memcached reads it: a '+' in front is allowed. */
 static bool token_u64(const struct token *t, uint64_t *out)
 {
-    if (t->len > 1 && t->p[0] == '+')
-        return util_parse_u64((const char *)t->p + 1, t->len - 1, out);
-    return util_parse_u64((const char *)t->p, t->len, out);
+    struct token digits = digits_of(t);
+    size_t plus = digits.len > 1 && digits.p[0] == '+';
+
+    return util_parse_u64((const char *)digits.p + plus, digits.len - plus, out);
 }
 
 static bool token_u32(const struct token *t, uint32_t *out)
@@ -100,9 +124,10 @@ static bool token_u32(const struct token *t, uint32_t *out)
 
 static bool token_i64(const struct token *t, int64_t *out)
 {
-    size_t plus = t->len > 1 && t->p[0] == '+' && t->p[1] != '-';
+    struct token digits = digits_of(t);
+    size_t plus = digits.len > 1 && digits.p[0] == '+' && digits.p[1] != '-';
 
-    return util_parse_i64((const char *)t->p + plus, t->len - plus, out);
+    return util_parse_i64((const char *)digits.p + plus, digits.len - plus, out);
 }
 
 /* --- requests, in --- */

@@ -277,15 +277,13 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
 static void abandon(struct client *c, struct request *r)
 {
     struct loop *loop = client_loop(c);
-    bool running = !r->finished && !r->waiting && !r->parked;
 
     if (request_is_split(r))
         multiget_abandon(r);
     else if (r->parts != NULL)
         broadcast_abandon(r);
+    cproxy_release_slot(r);
     request_let_go(&loop->requests, &loop->bufs, &r);
-    if (running)
-        cproxy_release_slot(c->ps);
 }
 
 static void destroy(struct client *c)

@@ -37,12 +37,6 @@ static inline struct loop *client_loop(const struct client *c)
     return c->ps->loop;
 }
 
-/* Whether it is a retrieval that has been split. */
-static inline bool request_is_split(const struct request *r)
-{
-    return r->parts != NULL && (op_flags((enum opcode)r->op) & OPF_VALUES);
-}
-
 /* --- cproxy_upstream.c --- */
 
 /* The client is looked at when the turn ends. */

@@ -5,8 +5,8 @@
  * A turn of the loop reads everything, then writes everything:
  *
  *   pause under load | event_base_loop(EVLOOP_ONCE): every readable connection is read once, its requests are routed,
- *   its replies handed on; nothing is written | resumed clients | each dirty downstream is written once |
- *   each dirty client is written once | what died in the turn is freed
+ *   its replies handed on; nothing is written | each dirty downstream is written once | each dirty client is written
+ *   once, parsed further if it had to wait, or freed if it has ended | downstreams are written again if that asked more
  *
  * so n requests that arrive together cost each server one write and one read. worker.c runs it; this header is what
  * the layers below share. All of it belongs to one thread.
@@ -102,7 +102,7 @@ void loop_unmark(struct loop *loop, enum turn_list list, struct conn *conn);
 /* Whether a turn has left work for the next one. */
 bool loop_has_marks(const struct loop *loop);
 
-/* Runs the lists until the downstreams' is empty; clients marked meanwhile by clients wait for the next turn. */
+/* Runs the lists: downstreams, clients, and downstreams again. Clients marked meanwhile wait for the next turn. */
 void loop_run_marks(struct loop *loop);
 
 #endif

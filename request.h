@@ -177,6 +177,7 @@ struct request {
     bool too_large;  /* a set whose value was refused: it is a delete now, and answered with the refusal */
     bool put_off;    /* values were dropped, its client being owed too much; they will be asked for again */
     bool parked;     /* put_off, and all replies have come: it waits for its turn to ask again */
+    bool has_slot;   /* counts for downstream_max */
     uint8_t tries;   /* how often it was sent again */
     uint32_t server; /* index of its server in the pool */
     uint32_t flags;
@@ -203,6 +204,7 @@ struct request {
 
     /* time */
     uint64_t start_us;    /* when it was read */
+    uint64_t wait_us;     /* when it began to wait for a slot */
     uint64_t deadline_us; /* when it is answered for the server; 0: never */
     size_t charge;        /* bytes that it counts for in its client's bound on what is in flight */
     uint64_t sent_at;     /* the connection's count of bytes composed before it */

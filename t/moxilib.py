@@ -356,7 +356,8 @@ class MockServer:
 
 
 class EchoServer(threading.Thread):
-    """A server in a thread that answers every get with VALUE key 0 n <value(key)>, everything else with STORED.
+    """A server in a thread that answers every get with VALUE key 0 n <value(key)>, but for keys that begin with "none", and
+    everything else with STORED.
 
     It serves any number of connections one after the other or at once, and remembers the lines that it was sent.
     """
@@ -403,7 +404,7 @@ class EchoServer(threading.Thread):
             self.lines.append(line)
             words = line.split()
             if words and words[0] == b"get":
-                out += b"".join(self.reply(k) for k in words[1:]) + b"END\r\n"
+                out += b"".join(self.reply(k) for k in words[1:] if not k.startswith(b"none")) + b"END\r\n"
             elif words and words[0] == b"set":
                 out += b"STORED\r\n"
         if out:

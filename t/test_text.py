@@ -54,6 +54,9 @@ SESSIONS = [
     b"set k 4294967295 0 1\r\nx\r\nget k\r\n", b"set k 0 -1 1\r\nx\r\nget k\r\n", b"set k 0 -5 1\r\nx\r\nget k\r\n",
     b"set k 0 2592001 1\r\nx\r\nget k\r\n", b"set k 0 4000000000 1\r\nx\r\n", b"set k 0 0 0\r\n\r\nget k\r\n",
     b"cas k 0 0 x 1\r\n", b"cas k 0 0 -1 1\r\n", b"set k 0 0 2147483647\r\n", b"set k 0 0 2147483646 noreply\r\n",
+    b"set k 0 0 1\t\r\nx\r\nget k\r\n", b"set k 0 0 1\r\r\nx\r\nget k\r\n", b"set k \v7 0\f 1\tx\r\nx\r\nget k\r\n",
+    b"incr n 1\r\r\n", b"incr n 1\tx\r\n", b"incr n \v1\r\n", b"incr n \t\r\n", b"gat 0\r k\r\n", b"touch k 0\t\r\n",
+    b"set k 0 0 \t\r\n",
     # incr and decr (of a number over 2^63 memcached 1.6.18 finds by chance whether it is one: none of those here)
     b"incr n 1\r\nincr n 0\r\ndecr n 5\r\ndecr n 100\r\nget n\r\n", b"incr k 1\r\ndecr k 1\r\n", b"incr none 1\r\n",
     b"incr n x\r\n", b"incr n -1\r\n", b"incr n 1x\r\n", b"incr n 18446744073709551615\r\nget n\r\n",
