@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cache_evict - what goes when memory is short.
+ *
+ *   stored --> small queue --2 accesses or more--> main queue --any access since the last look--+
+ *                  |  10% of memory                 ^     ^------- moved to the young end ------+
+ *                  v                                |     |
+ *              evicted, remembered by its hash --stored again          else evicted
+ *
+ * This is S3-FIFO, on segments. Most of what is stored is never asked for again, and leaves by the small queue without
+ * having cost the rest its place, so a scan takes a tenth of the memory; what comes back soon after that goes to the main
+ * queue straight away. A hit only counts up two bits, no list is touched, and order is kept for segments, not for items.
+ * (SIEVE needs less, but it is not proof against scans. Segcache's grouping by TTL frees the expired for nothing, but
+ * keeps many half-empty segments when memory is small; the crawler does that here.)
+ *
+ * The oldest segment of a queue is the victim. Its survivors are copied to the open segment of the main queue: so the cost
+ * is a copy for what is worth keeping, and what is evicted leaves no hole. A large item's block is not copied but moved
+ * to another queue. A segment in which much is dead is taken before its turn, and what is alive in it stays in its queue.
+ *
+ * Work is done in small portions by those who store, ahead of need (evict_ahead), so that a store that finds no segment
+ * is rare. A segment in which someone holds an item is put back: its memory could not be used anyway.
+ */
+#include "cache_int.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SMALL_PERCENT = 10, /* of memory that queues have */
+    PROMOTE = 2,        /* accesses in the small queue that make an item stay */
+    SPARSE_LEAST = 3,   /* dead part of a segment that makes it be taken before its turn */
+    SPARSE_LEAST_ALL = 16,
+    PORTION = 64,      /* items looked at between looks at the memory there is */
+    ROUNDS = 4,        /* an item that was accessed most is moved that often */
+    GHOST_BYTES = 256, /* of the limit for each key to be remembered */
+    GHOSTS_MIN = 1024,
+};
+
+/* --- what was evicted --- */
+
+static uint16_t *ghosts_of(const struct cache *cache, uint64_t hash)
+{
+    return &cache->ghosts[(size_t)((hash >> 32) & cache->ghost_mask) * GHOST_WAYS];
+}
+
+static uint16_t ghost_print(uint64_t hash)
+{
+    uint16_t print = (uint16_t)hash;
+
+    return print != 0 ? print : 1;
+}
+
+/* Each set of ways is a queue of its own: the hash spreads keys evenly, so all of them together are one, about. */
+static void ghost_add(struct cache *cache, uint64_t hash)
+{
+    uint16_t *ghosts = ghosts_of(cache, hash);
+    unsigned ways = __atomic_load_n(&cache->ghost_ways, __ATOMIC_RELAXED);
+
+    for (unsigned i = GHOST_WAYS - 1; i > 0; i--) {
+        uint16_t older = i < ways ? __atomic_load_n(&ghosts[i - 1], __ATOMIC_RELAXED) : 0;
+
+        __atomic_store_n(&ghosts[i], older, __ATOMIC_RELAXED);
+    }
+    __atomic_store_n(&ghosts[0], ghost_print(hash), __ATOMIC_RELAXED);
+}
+
+bool ghost_has(const struct cache *cache, uint64_t hash)
+{
+    const uint16_t *ghosts = ghosts_of(cache, hash);
+    uint16_t print = ghost_print(hash);
+
+    for (unsigned i = 0; i < GHOST_WAYS; i++)
+        if (__atomic_load_n(&ghosts[i], __ATOMIC_RELAXED) == print)
+            return true;
+    return false;
+}
+
+/* As many are remembered as the main queue has items, by the sizes in the segment that was done last. */
+static void adapt_ghosts(struct cache *cache, const struct seg *seg, uint32_t items)
+{
+    uint64_t wanted = mem_queue_bytes(cache, QUEUE_MAIN) / (seg->used / (items + 1) + 1);
+    uint64_t ways = wanted / (cache->ghost_mask + 1) + 1;
+
+    __atomic_store_n(&cache->ghost_ways, ways < GHOST_WAYS ? (uint32_t)ways : GHOST_WAYS, __ATOMIC_RELAXED);
+}
+
+/* --- one item --- */
+
+void item_unlink(struct cache *cache, struct shard *shard, uint64_t hash, struct place place)
+{
+    struct cache_item *item = place.item;
+
+    table_remove(shard, hash, place);
+    COUNT_ITEM_N(cache, item, number, UINT64_MAX);
+    COUNT_ITEM_N(cache, item, mem_requested, -(uint64_t)cache_item_bytes(item));
+    cache_item_release(item);
+}
+
+static void count_evicted(struct cache *cache, const struct cache_item *item)
+{
+    unsigned class = cache_item_class(cache, item);
+    uint32_t now = cache_now(cache), time = cache_item_time(item);
+
+    COUNT_ITEM(cache, item, evicted);
+    if (cache_item_exptime(item) != 0)
+        COUNT_ITEM(cache, item, evicted_nonzero);
+    if (!(item->bits & ITEM_FETCHED))
+        COUNT_ITEM(cache, item, evicted_unfetched);
+    if ((item->bits & ITEM_FREQ) != 0)
+        COUNT_ITEM(cache, item, evicted_active);
+    __atomic_store_n(&cache->evicted_time[class], time < now ? now - time : 0, __ATOMIC_RELAXED);
+}
+
+static void count_reclaimed(struct cache *cache, const struct cache_item *item)
+{
+    COUNT_ITEM(cache, item, reclaimed);
+    if (!(item->bits & ITEM_FETCHED))
+        COUNT_ITEM(cache, item, expired_unfetched);
+}
+
+/* Whether what is alive survives, and with which bits. */
+static bool survives(const struct evict *evict, const struct cache_item *item, uint8_t *bits)
+{
+    uint8_t freq = item->bits & ITEM_FREQ;
+
+    *bits = item->bits;
+    if (evict->compacting)
+        return true;
+    if (evict->is_desperate)
+        return false;
+    *bits &= (uint8_t)~ITEM_FREQ;
+    if (!(item->bits & ITEM_IN_MAIN)) {
+        *bits |= ITEM_IN_MAIN;
+        return freq >= PROMOTE;
+    }
+    *bits |= (uint8_t)(freq - 1);
+    return freq > 0;
+}
+
+/* Copies an item that only the table holds to an open segment. False when there is no memory. */
+static bool move(struct cache *cache, struct place place, uint8_t bits)
+{
+    struct cache_item *old = place.item, *item;
+    enum queue queue = bits & ITEM_IN_MAIN ? QUEUE_MAIN : QUEUE_SMALL;
+    uint16_t at;
+
+    item = mem_alloc(cache, old->bytes, old->nkey, old->nvalue, queue, EFFORT_RESERVE);
+    if (item == NULL)
+        return false;
+    at = item->at;
+    memcpy(item, old, cache_item_bytes(old));
+    item->at = at;
+    item->bits = bits;
+    table_exchange(place, item);
+    if (cache->evict.compacting)
+        COUNT(cache, moves_in_place);
+    else if (old->bits & ITEM_IN_MAIN)
+        COUNT(cache, moves_within_main);
+    else
+        COUNT(cache, moves_to_main);
+    cache_item_release(old);
+    return true;
+}
+
+enum fate {
+    FATE_GONE, /* or never was */
+    FATE_HELD, /* by somebody, or it should move and cannot */
+    FATE_KEPT, /* a large item, that keeps its block */
+};
+
+/* With the shard locked: an item of the victim that is in the table. */
+static enum fate decide(struct cache *cache, struct shard *shard, uint64_t hash, struct place place)
+{
+    struct cache_item *item = place.item;
+    bool is_held = item_refs(item) > 1;
+    uint8_t bits;
+
+    if (item_dead(cache, item)) {
+        count_reclaimed(cache, item);
+        item_unlink(cache, shard, hash, place);
+        return is_held ? FATE_HELD : FATE_GONE;
+    }
+    if (is_held)
+        return FATE_HELD;
+    if (survives(&cache->evict, item, &bits)) {
+        if (item->bits & ITEM_LARGE) {
+            item->bits = bits;
+            return FATE_KEPT;
+        }
+        if (move(cache, place, bits))
+            return FATE_GONE;
+        if (cache->evict.compacting)
+            return FATE_HELD;
+    }
+    if (!(item->bits & ITEM_IN_MAIN))
+        ghost_add(cache, hash);
+    count_evicted(cache, item);
+    item_unlink(cache, shard, hash, place);
+    return FATE_GONE;
+}
+
+/* An item of the victim, whose memory therefore stays. */
+static enum fate look_at(struct cache *cache, struct cache_item *item)
+{
+    enum fate fate;
+    struct shard *shard;
+    struct place place;
+    uint64_t hash;
+
+    if (item_refs(item) == 0)
+        return FATE_GONE;
+    hash = table_hash(cache, item->bytes, item->nkey);
+    shard = table_shard(cache, hash);
+    pthread_mutex_lock(&shard->lock);
+    place = table_find_item(shard, hash, item);
+    /* One that is not in the table has just been let go of, or is being filled or sent. */
+    fate = place.item != NULL ? decide(cache, shard, hash, place) : item_refs(item) == 0 ? FATE_GONE : FATE_HELD;
+    pthread_mutex_unlock(&shard->lock);
+    return fate;
+}
+
+/* --- victims --- */
+
+static uint64_t next_random(struct evict *evict)
+{
+    evict->random ^= evict->random << 13;
+    evict->random ^= evict->random >> 7;
+    evict->random ^= evict->random << 17;
+    return evict->random;
+}
+
+static struct seg *oldest_of_queues(struct cache *cache)
+{
+    uint64_t small = mem_queue_bytes(cache, QUEUE_SMALL), main = mem_queue_bytes(cache, QUEUE_MAIN);
+    enum queue queue = small * 100 > (small + main) * SMALL_PERCENT ? QUEUE_SMALL : QUEUE_MAIN;
+    struct seg *seg = mem_take_oldest(cache, queue);
+
+    return seg != NULL ? seg : mem_take_oldest(cache, queue == QUEUE_SMALL ? QUEUE_MAIN : QUEUE_SMALL);
+}
+
+static bool take_victim(struct cache *cache)
+{
+    struct evict *evict = &cache->evict;
+    bool evicts = __atomic_load_n(&cache->evicts, __ATOMIC_RELAXED);
+    uint64_t blocks = mem_queue_blocks(cache);
+
+    if (evict->fruitless > (ROUNDS + 1) * blocks)
+        return false;
+    evict->is_desperate = evict->fruitless > ROUNDS * blocks;
+    /* What compacting could not free, evicting shall. */
+    evict->compacting = !evicts || evict->fruitless == 0;
+    if (evict->compacting)
+        evict->victim = mem_take_sparse(cache, next_random(evict), !evicts, evicts ? SPARSE_LEAST : SPARSE_LEAST_ALL);
+    if (evict->victim == NULL && evicts) {
+        evict->compacting = false;
+        evict->victim = oldest_of_queues(cache);
+    }
+    evict->at = sizeof(struct seg);
+    evict->seen = 0;
+    return evict->victim != NULL;
+}
+
+static void end_victim(struct cache *cache, enum fate fate)
+{
+    struct evict *evict = &cache->evict;
+    struct seg *seg = evict->victim;
+
+    evict->victim = NULL;
+    if (fate == FATE_GONE) {
+        evict->fruitless = 0;
+        if (evict->compacting)
+            COUNT(cache, segments_compacted);
+        else
+            COUNT(cache, segments_evicted);
+        seg_drop(seg, LIVE_ONE);
+        return;
+    }
+    evict->fruitless++;
+    if (fate == FATE_HELD)
+        COUNT(cache, segments_held);
+    mem_put_back(cache, seg, fate == FATE_KEPT ? QUEUE_MAIN : (enum queue)seg->queue);
+}
+
+/* Looks at up to `budget` items of the victim, or of a new one. False when there is none. evict.lock is held. */
+static bool work(struct cache *cache, unsigned budget)
+{
+    struct evict *evict = &cache->evict;
+    unsigned left = budget;
+    enum fate fate = FATE_GONE;
+
+    if (evict->victim == NULL && !take_victim(cache))
+        return false;
+    while (left > 0 && evict->at < evict->victim->used && fate == FATE_GONE) {
+        struct cache_item *item = (struct cache_item *)((uint8_t *)evict->victim + evict->at);
+
+        evict->at += (uint32_t)cache_item_bytes(item);
+        evict->seen++;
+        fate = look_at(cache, item);
+        left--;
+    }
+    if (fate == FATE_GONE && evict->at < evict->victim->used)
+        return true;
+    if (!evict->victim->large && evict->victim->queue == QUEUE_SMALL && fate == FATE_GONE)
+        adapt_ghosts(cache, evict->victim, evict->seen);
+    end_victim(cache, fate);
+    return true;
+}
+
+/* --- what others call --- */
+
+bool evict_for(struct cache *cache, size_t bytes)
+{
+    struct evict *evict = &cache->evict;
+    bool has_room, works = true;
+
+    pthread_mutex_lock(&evict->lock);
+    evict->fruitless = 0;
+    while (!(has_room = mem_has_room(cache, bytes)) && works)
+        works = work(cache, PORTION);
+    pthread_mutex_unlock(&evict->lock);
+    return has_room;
+}
+
+/* Free memory that is over the limit goes to the system first. */
+static bool wants_work(struct cache *cache)
+{
+    return !mem_trim(cache) || mem_is_short(cache);
+}
+
+void evict_ahead(struct cache *cache, unsigned budget)
+{
+    if (!__atomic_load_n(&cache->evicts, __ATOMIC_RELAXED) || pthread_mutex_trylock(&cache->evict.lock) != 0)
+        return;
+    cache->evict.fruitless = 0;
+    for (unsigned part = PORTION; budget > 0 && wants_work(cache); budget -= part) {
+        part = budget < part ? budget : part;
+        if (!work(cache, part))
+            break;
+    }
+    pthread_mutex_unlock(&cache->evict.lock);
+}
+
+bool evict_create(struct cache *cache)
+{
+    uint64_t wanted = cache->limit / GHOST_BYTES / GHOST_WAYS, sets = GHOSTS_MIN / GHOST_WAYS;
+
+    while (sets < wanted && sets < (UINT64_C(1) << 30))
+        sets *= 2;
+    pthread_mutex_init(&cache->evict.lock, NULL);
+    cache->evict.random = cache->seed | 1;
+    cache->ghost_mask = (uint32_t)(sets - 1);
+    cache->ghost_ways = GHOST_WAYS;
+    cache->ghosts = calloc(sets, GHOST_WAYS * sizeof(*cache->ghosts));
+    cache->overhead += sets * GHOST_WAYS * sizeof(*cache->ghosts);
+    return cache->ghosts != NULL;
+}
+
+void evict_destroy(struct cache *cache)
+{
+    free(cache->ghosts);
+    pthread_mutex_destroy(&cache->evict.lock);
+}

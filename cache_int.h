@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cache_int - what the files of the cache share, and nobody else includes.
+ *
+ *   cache.c        the operations
+ *   cache_table.c  from a key to its item: hash, shards, growth, walks
+ *   cache_mem.c    memory: segments that are filled from one end, large blocks, the limit
+ *   cache_evict.c  what goes when memory is short, and moving what stays
+ *   cache_stats.c  counters of threads, their sums, size classes
+ *
+ * Locks, in the order in which they are taken: evict.lock, shard.lock (one at a time), mem.lock. crawl_lock comes before
+ * them all, stats_lock before mem.lock.
+ */
+#ifndef CACHE_INT_H
+#define CACHE_INT_H
+
+#include <pthread.h>
+
+#include "cache.h"
+
+enum {
+    SHARD_BITS = 10,
+    SHARDS = 1 << SHARD_BITS,
+    BUCKET_SLOTS = 7,
+    GHOST_WAYS = 16,
+
+    COUNTER_SLOTS = 16, /* threads that count without an atomic addition; the last slot is for all others */
+
+    LINE = 64, /* bytes of a cache line */
+};
+
+/* item->bits */
+enum {
+    ITEM_FREQ = 3,     /* mask: accesses since the item was last looked at for eviction, up to 3 */
+    ITEM_LARGE = 4,    /* alone in its block */
+    ITEM_FETCHED = 8,  /* since it was stored */
+    ITEM_IN_MAIN = 16, /* which queue its segment is of */
+};
+
+/* --- the table --- */
+
+/*
+ * A cache line of the table. A slot is the address of an item, with 16 bits of its hash in front, or 0. An item whose
+ * bucket is full stands in one of the next; `passed` says how many are further on because this one was full.
+ */
+struct bucket {
+    uint64_t slots[BUCKET_SLOTS];
+    uint64_t passed;
+};
+
+_Static_assert(sizeof(struct bucket) == LINE, "one miss of the processor's cache for a look-up");
+
+struct shard {
+    pthread_mutex_t lock;
+    struct bucket *buckets;
+    uint32_t num_buckets;
+    uint32_t num_items;
+} __attribute__((aligned(LINE)));
+
+/* Where an item stands. */
+struct place {
+    struct bucket *bucket;
+    unsigned slot;
+    struct cache_item *item; /* NULL: nowhere */
+};
+
+/* --- memory --- */
+
+enum queue { QUEUE_SMALL, QUEUE_MAIN, QUEUES };
+
+enum seg_state {
+    SEG_FREE,   /* in one of the lists of what is free */
+    SEG_OPEN,   /* items are being added */
+    SEG_QUEUED, /* full */
+    SEG_VICTIM, /* cache_evict.c is at it */
+};
+
+/*
+ * The head of a block of memory: a segment, which has many items one after the other, or a large item's. `live` counts
+ * those in it that are not dead, above LIVE_ONE, and their bytes below; an open segment and a victim count one more.
+ * Whoever takes it to zero frees the block.
+ */
+struct seg {
+    struct seg *next; /* link in its queue, towards the younger, or in a list of free ones */
+    struct seg *prev;
+    struct cache *cache;
+    uint64_t live; /* atomic */
+    uint32_t size; /* bytes of the block */
+    uint32_t used; /* bytes of it, this head included */
+    uint32_t time; /* when it was opened */
+    uint8_t state;
+    uint8_t queue;
+    bool large;
+};
+
+_Static_assert(sizeof(struct seg) % 8 == 0, "items are aligned");
+
+#define LIVE_ONE (UINT64_C(1) << 36)
+
+struct segq {
+    struct seg *oldest;
+    struct seg *youngest;
+    uint64_t bytes; /* of blocks */
+    uint64_t segs;
+};
+
+struct mem {
+    pthread_mutex_t lock;
+    struct seg *open[QUEUES];
+    struct segq queues[QUEUES];
+    struct seg *warm;   /* free segments */
+    struct seg *cold;   /* those of them whose memory was given back, but for the first page */
+    struct seg *spares; /* free blocks of large items */
+    uint64_t num_warm;
+    uint64_t num_used; /* segments that are not free */
+    uint64_t resident; /* bytes of all blocks, of cold ones the first page */
+    uint64_t ceiling;  /* as the limit, when the system has no more */
+    uint8_t **extents; /* regions of segments, each as long as EXTENT_SEGS of them */
+    size_t num_extents;
+    size_t max_extents;
+    size_t num_segs; /* carved out of them so far */
+};
+
+/* --- eviction --- */
+
+struct evict {
+    pthread_mutex_t lock;
+    struct seg *victim;
+    uint32_t at;        /* offset of the next item of the victim */
+    uint32_t seen;      /* items of it so far */
+    bool compacting;    /* all that is alive in it stays */
+    bool is_desperate;  /* nothing has gone for so long that all must */
+    uint64_t fruitless; /* victims in a row that could not be freed */
+    uint64_t random;
+};
+
+struct cache {
+    /* immutable after create */
+    uint64_t seed;
+    uint32_t item_max;
+    uint32_t seg_size;
+    uint32_t large_min; /* bytes of an item from which on it has a block of its own */
+    uint32_t ghost_mask;
+    uint16_t *ghosts;
+    uint8_t *class_of_units; /* class by size in units of 8 bytes */
+    uint32_t chunk_sizes[CACHE_CLASSES];
+    struct shard *shards;
+
+    /* atomic: read by all, seldom written */
+    uint64_t limit __attribute__((aligned(LINE)));
+    uint64_t overhead;  /* bytes that are not in blocks */
+    uint64_t flush_cas; /* less than this is dead */
+    uint32_t now;
+    uint32_t flush_at; /* 0: none to come */
+    bool evicts;
+    uint32_t ghost_ways;
+
+    /* atomic: written by each store */
+    uint64_t cas __attribute__((aligned(LINE)));
+
+    struct mem mem __attribute__((aligned(LINE)));
+    struct evict evict __attribute__((aligned(LINE)));
+
+    pthread_mutex_t crawl_lock __attribute__((aligned(LINE)));
+    struct cache_cursor crawl;
+
+    pthread_mutex_t stats_lock;
+    struct cache_counters base;           /* what the counters were at the last reset */
+    uint32_t evicted_time[CACHE_CLASSES]; /* atomic */
+
+    struct cache_counters *slots[COUNTER_SLOTS]; /* each allocated when its thread first counts */
+    struct cache_counters shared;                /* for those that have none */
+};
+
+/* --- small things that all use --- */
+
+static inline uint32_t cache_now(const struct cache *cache)
+{
+    return __atomic_load_n(&cache->now, __ATOMIC_RELAXED);
+}
+
+static inline bool item_expired(const struct cache_item *item, uint32_t now)
+{
+    uint32_t exptime = cache_item_exptime(item);
+
+    return exptime != 0 && exptime <= now;
+}
+
+static inline bool item_flushed(const struct cache *cache, const struct cache_item *item)
+{
+    return item->cas < __atomic_load_n(&cache->flush_cas, __ATOMIC_RELAXED);
+}
+
+/* Under the shard's lock. */
+static inline bool item_dead(const struct cache *cache, const struct cache_item *item)
+{
+    return UNLIKELY(item_expired(item, cache_now(cache)) || item_flushed(cache, item));
+}
+
+static inline uint32_t item_refs(const struct cache_item *item)
+{
+    return __atomic_load_n(&item->refs, __ATOMIC_ACQUIRE);
+}
+
+static inline void item_ref(struct cache_item *item)
+{
+    __atomic_fetch_add(&item->refs, 1, __ATOMIC_RELAXED);
+}
+
+static inline struct seg *seg_of(const struct cache_item *item)
+{
+    return (struct seg *)((uintptr_t)item - (uintptr_t)item->at * 8);
+}
+
+/* --- cache_table.c --- */
+
+uint64_t table_hash(const struct cache *cache, const void *key, size_t nkey);
+
+static inline struct shard *table_shard(const struct cache *cache, uint64_t hash)
+{
+    return &cache->shards[hash >> (64 - SHARD_BITS)];
+}
+
+bool table_create(struct cache *cache) MUST_CHECK;
+void table_destroy(struct cache *cache);
+
+/* With the shard locked: where the key's item stands; where this item does. */
+struct place table_find(const struct shard *shard, uint64_t hash, const void *key, size_t nkey);
+struct place table_find_item(const struct shard *shard, uint64_t hash, const struct cache_item *item);
+
+/* With the shard locked: enters an item whose key is not there. False when memory ran out and the table is full. */
+bool table_insert(struct cache *cache, struct shard *shard, uint64_t hash, struct cache_item *item) MUST_CHECK;
+
+void table_remove(struct shard *shard, uint64_t hash, struct place place);
+
+/* Another item for the same key, in the same place. */
+void table_exchange(struct place place, struct cache_item *item);
+
+/* Slots of all shards, for stats. */
+uint64_t table_slots(struct cache *cache);
+
+/* --- cache_mem.c --- */
+
+/* How much mem_alloc may do for memory. */
+enum effort {
+    EFFORT_NONE,    /* take what is free */
+    EFFORT_RESERVE, /* and what is kept for moving items */
+    EFFORT_EVICT,   /* make room; no lock may be held */
+};
+
+bool mem_create(struct cache *cache) MUST_CHECK;
+void mem_destroy(struct cache *cache);
+
+/*
+ * An item with this key and one reference, its value to be filled in, nothing else set but CR LF. NULL when there is no
+ * memory.
+ */
+struct cache_item *mem_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
+                             enum effort effort) MUST_CHECK;
+
+/* Gives back an item that never was in the table. */
+void mem_undo(struct cache_item *item);
+
+/* Gives free memory back to the system as long as more is held than allowed. False when it still is. */
+bool mem_trim(struct cache *cache);
+
+/* The system may be asked for memory again, after it had none. */
+void mem_forget_ceiling(struct cache *cache);
+
+/* Whether there is memory for a large item of that many bytes, or a segment if 0, without evicting. */
+bool mem_has_room(struct cache *cache, size_t bytes);
+
+/* Whether there will soon be none for segments. */
+bool mem_is_short(struct cache *cache);
+
+/* Takes the oldest block of a queue that is not about to be freed, as a victim with a share of its own; or NULL. */
+struct seg *mem_take_oldest(struct cache *cache, enum queue queue);
+
+/* The same with a segment in which much is dead: the most of a sample, or of all; at least 1/least of it. Or NULL. */
+struct seg *mem_take_sparse(struct cache *cache, uint64_t random, bool all, unsigned least);
+
+/* A victim goes to the young end of a queue, and its share is given up. */
+void mem_put_back(struct cache *cache, struct seg *seg, enum queue queue);
+
+/* Bytes of the blocks in a queue, and how many blocks are in both. */
+uint64_t mem_queue_bytes(struct cache *cache, enum queue queue);
+uint64_t mem_queue_blocks(struct cache *cache);
+
+/* An item's or a holder's share of a block goes: `share` is LIVE_ONE and bytes. Frees the block if it was the last. */
+void seg_drop(struct seg *seg, uint64_t share);
+
+/* --- cache_evict.c --- */
+
+bool evict_create(struct cache *cache) MUST_CHECK;
+void evict_destroy(struct cache *cache);
+
+/* Makes room for a segment, or for a large item of so many bytes if not 0. False when it cannot. */
+bool evict_for(struct cache *cache, size_t bytes) MUST_CHECK;
+
+/* Looks at up to `budget` items, unless another thread is at it. For room in advance. */
+void evict_ahead(struct cache *cache, unsigned budget);
+
+/* Whether the key was evicted from the small queue lately. */
+bool ghost_has(const struct cache *cache, uint64_t hash);
+
+/* Takes an item out of the table, with the shard locked, and lets go of it. */
+void item_unlink(struct cache *cache, struct shard *shard, uint64_t hash, struct place place);
+
+/* --- cache_stats.c --- */
+
+bool stats_create(struct cache *cache) MUST_CHECK;
+void stats_destroy(struct cache *cache);
+unsigned stats_class(const struct cache *cache, size_t nkey, size_t nvalue, bool flags);
+
+/* The size by which memcached would judge such an item. */
+static inline size_t stats_memcached_size(size_t nkey, size_t nvalue, bool flags)
+{
+    return 48 + 8 + (flags ? 4 : 0) + nkey + 1 + nvalue + 2;
+}
+
+struct cache_counters *stats_slot(struct cache *cache, bool *own);
+
+static inline void count_add(uint64_t *counter, uint64_t n, bool own)
+{
+    if (LIKELY(own))
+        __atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+    else
+        __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+#define COUNT(cache, name)                                                     \
+    do {                                                                       \
+        bool count_own_;                                                       \
+        struct cache_counters *count_slot_ = stats_slot((cache), &count_own_); \
+        count_add(&count_slot_->name, 1, count_own_);                          \
+    } while (0)
+
+/* Of the class of an item. */
+#define COUNT_ITEM_N(cache, item, name, n)                                                         \
+    do {                                                                                           \
+        bool count_own_;                                                                           \
+        struct cache_counters *count_slot_ = stats_slot((cache), &count_own_);                     \
+        count_add(&count_slot_->classes[cache_item_class((cache), (item))].name, (n), count_own_); \
+    } while (0)
+
+#define COUNT_ITEM(cache, item, name) COUNT_ITEM_N(cache, item, name, 1)
+
+#endif

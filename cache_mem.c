@@ -1,0 +1,626 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cache_mem - where items are.
+ *
+ *   segment:  [head][item][item][item]...[item]   free->     filled from one end, never reused in parts
+ *   block:    [head][one large item           ]
+ *
+ *   open[small] --full--> queue small   oldest ... youngest
+ *   open[main]  --full--> queue main    oldest ... youngest     (and blocks, which are full from the start)
+ *
+ * There are no size classes, so no memory can be bound to sizes that nobody stores any more, nothing is lost to rounding
+ * but up to 7 bytes an item, and an item needs no links: its place in a queue is its segment's. A hole that an item
+ * leaves is got back with the rest of its segment: when all in it are dead, at once; before that by cache_evict.c.
+ *
+ * Large items would leave the end of a segment unused, so from an eighth of a segment on they have a block of their own,
+ * mapped from the system and rounded up to one of eight sizes for each power of two. A free one is kept for the next item of
+ * its size as long as there is room.
+ *
+ * The limit is for blocks, free ones that the system has not got back included, and for the tables as far as they exceed
+ * 1/64 of it. One segment is kept for moving items to, or the survivors of the next victim would have to go.
+ */
+#include "cache_int.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum {
+    EXTENT_SEGS = 16,
+    PAGE = 4096,
+    SEG_MIN = 64 * 1024,
+    SEG_MAX = 512 * 1024, /* an item knows its offset in 16 bits, in units of 8 bytes */
+    SEGS_WANTED = 256,    /* in the limit */
+    LARGE_PART = 8,       /* a large item takes more than such a part of a segment */
+    RESERVE = 1,          /* segments for moving items */
+    AHEAD = 1,            /* and for what is stored next */
+    SPARES_SEARCHED = 32,
+    SPARSE_SAMPLE = 8,
+    SPARSE_ALL = 1024,
+    TABLES_FREE = 64, /* such a part of the limit may be used for tables without being counted */
+};
+
+#define LIVE_BYTES (LIVE_ONE - 1)
+
+/* --- queues --- */
+
+static void push(struct segq *q, struct seg *seg)
+{
+    seg->next = NULL;
+    seg->prev = q->youngest;
+    if (q->youngest != NULL)
+        q->youngest->next = seg;
+    else
+        q->oldest = seg;
+    q->youngest = seg;
+    q->bytes += seg->size;
+    q->segs++;
+}
+
+static void unqueue(struct segq *q, struct seg *seg)
+{
+    if (seg->prev != NULL)
+        seg->prev->next = seg->next;
+    else
+        q->oldest = seg->next;
+    if (seg->next != NULL)
+        seg->next->prev = seg->prev;
+    else
+        q->youngest = seg->prev;
+    q->bytes -= seg->size;
+    q->segs--;
+}
+
+/* --- the limit --- */
+
+static uint64_t charged(struct cache *cache)
+{
+    uint64_t overhead = __atomic_load_n(&cache->overhead, __ATOMIC_RELAXED);
+    uint64_t free_part = __atomic_load_n(&cache->limit, __ATOMIC_RELAXED) / TABLES_FREE;
+
+    return cache->mem.resident + (overhead > free_part ? overhead - free_part : 0);
+}
+
+static bool fits(struct cache *cache, uint64_t bytes)
+{
+    uint64_t limit = __atomic_load_n(&cache->limit, __ATOMIC_RELAXED);
+
+    return charged(cache) + bytes <= (limit < cache->mem.ceiling ? limit : cache->mem.ceiling);
+}
+
+/* The system has no more, whatever the limit says: what there is now has to do, until mem_forget_ceiling. */
+static void lower_ceiling(struct cache *cache)
+{
+    COUNT(cache, malloc_fails);
+    cache->mem.ceiling = charged(cache);
+}
+
+/* Gives the block of a large item back to the system. */
+static void unmap(struct cache *cache, struct seg *seg)
+{
+    cache->mem.resident -= seg->size;
+    munmap(seg, seg->size);
+}
+
+/* Gives all of a free segment but its head's page back. */
+static void make_cold(struct cache *cache, struct seg *seg)
+{
+    madvise((uint8_t *)seg + PAGE, cache->seg_size - PAGE, MADV_DONTNEED);
+    cache->mem.resident -= cache->seg_size - PAGE;
+    seg->next = cache->mem.cold;
+    cache->mem.cold = seg;
+}
+
+/* Free segments that are needed for more than the next items. */
+static uint64_t surplus(struct mem *mem)
+{
+    uint64_t kept = mem->num_used != 0 ? RESERVE : 0;
+
+    return mem->num_warm > kept ? mem->num_warm - kept : 0;
+}
+
+/* Makes bytes fit by giving free memory back to the system, if that does. */
+static bool make_fit(struct cache *cache, uint64_t bytes)
+{
+    struct mem *mem = &cache->mem;
+    struct seg *seg;
+
+    while (!fits(cache, bytes)) {
+        if ((seg = mem->spares) != NULL) {
+            mem->spares = seg->next;
+            unmap(cache, seg);
+        } else if (surplus(mem) > 0) {
+            seg = mem->warm;
+            mem->warm = seg->next;
+            mem->num_warm--;
+            make_cold(cache, seg);
+        } else {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool mem_trim(struct cache *cache)
+{
+    bool is_fit;
+
+    pthread_mutex_lock(&cache->mem.lock);
+    is_fit = make_fit(cache, 0);
+    pthread_mutex_unlock(&cache->mem.lock);
+    return is_fit;
+}
+
+void mem_forget_ceiling(struct cache *cache)
+{
+    pthread_mutex_lock(&cache->mem.lock);
+    cache->mem.ceiling = UINT64_MAX;
+    pthread_mutex_unlock(&cache->mem.lock);
+}
+
+/* --- segments --- */
+
+static struct seg *seg_at(struct cache *cache, size_t i)
+{
+    return (struct seg *)(cache->mem.extents[i / EXTENT_SEGS] + i % EXTENT_SEGS * cache->seg_size);
+}
+
+/* Room for one more in the list of extents. */
+static bool grow_extents(struct mem *mem)
+{
+    size_t max = mem->max_extents != 0 ? mem->max_extents * 2 : 64;
+    uint8_t **extents;
+
+    if (mem->num_extents < mem->max_extents)
+        return true;
+    extents = realloc(mem->extents, max * sizeof(*extents));
+    if (extents == NULL)
+        return false;
+    mem->extents = extents;
+    mem->max_extents = max;
+    return true;
+}
+
+static void *map(size_t n)
+{
+    void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return p != MAP_FAILED ? p : NULL;
+}
+
+/* A segment that never was, or NULL when the system has no memory. */
+static struct seg *carve(struct cache *cache)
+{
+    struct mem *mem = &cache->mem;
+    struct seg *seg;
+
+    if (mem->num_segs == mem->num_extents * EXTENT_SEGS) {
+        if (!grow_extents(mem) ||
+            (mem->extents[mem->num_extents] = map((size_t)EXTENT_SEGS * cache->seg_size)) == NULL) {
+            lower_ceiling(cache);
+            return NULL;
+        }
+        mem->num_extents++;
+    }
+    seg = seg_at(cache, mem->num_segs++);
+    *seg = (struct seg){.cache = cache, .size = cache->seg_size, .state = SEG_FREE};
+    return seg;
+}
+
+/* Bytes that must be free for a segment more, beside the reserve. */
+static uint64_t bytes_for_segment(struct cache *cache)
+{
+    uint64_t kept = cache->mem.num_warm < RESERVE ? cache->mem.num_warm : RESERVE;
+
+    return (1 + RESERVE - kept) * cache->seg_size;
+}
+
+static struct seg *take_segment(struct cache *cache, enum effort effort)
+{
+    struct mem *mem = &cache->mem;
+    bool reserve = effort == EFFORT_RESERVE;
+    struct seg *seg;
+
+    if (mem->num_warm > (reserve ? 0 : RESERVE)) {
+        seg = mem->warm;
+        mem->warm = seg->next;
+        mem->num_warm--;
+    } else if (!make_fit(cache, reserve ? cache->seg_size : bytes_for_segment(cache))) {
+        return NULL;
+    } else if ((seg = mem->cold) != NULL) {
+        mem->cold = seg->next;
+        mem->resident += cache->seg_size - PAGE;
+    } else if ((seg = carve(cache)) != NULL) {
+        mem->resident += cache->seg_size;
+    } else {
+        return NULL;
+    }
+    mem->num_used++;
+    return seg;
+}
+
+static void open_segment(struct cache *cache, struct seg *seg, enum queue queue)
+{
+    seg->used = sizeof(*seg);
+    seg->time = cache_now(cache);
+    seg->state = SEG_OPEN;
+    seg->queue = queue;
+    __atomic_store_n(&seg->live, LIVE_ONE, __ATOMIC_RELAXED);
+    cache->mem.open[queue] = seg;
+}
+
+/* mem.lock held, the last share gone. */
+static void free_block(struct seg *seg)
+{
+    struct cache *cache = seg->cache;
+    struct mem *mem = &cache->mem;
+
+    if (seg->state == SEG_QUEUED)
+        unqueue(&mem->queues[seg->queue], seg);
+    seg->state = SEG_FREE;
+    if (seg->large) {
+        seg->next = mem->spares;
+        mem->spares = seg;
+        return;
+    }
+    mem->num_used--;
+    mem->num_warm++;
+    seg->next = mem->warm;
+    mem->warm = seg;
+}
+
+void seg_drop(struct seg *seg, uint64_t share)
+{
+    struct cache *cache = seg->cache;
+
+    if (__atomic_sub_fetch(&seg->live, share, __ATOMIC_ACQ_REL) != 0)
+        return;
+    pthread_mutex_lock(&cache->mem.lock);
+    free_block(seg);
+    pthread_mutex_unlock(&cache->mem.lock);
+}
+
+/* To the queue; mem.lock held. */
+static void close_segment(struct mem *mem, struct seg *seg)
+{
+    mem->open[seg->queue] = NULL;
+    seg->state = SEG_QUEUED;
+    push(&mem->queues[seg->queue], seg);
+    if (__atomic_sub_fetch(&seg->live, LIVE_ONE, __ATOMIC_ACQ_REL) == 0)
+        free_block(seg);
+}
+
+/* --- items --- */
+
+/* What an eviction may look at, with the segment full and the value still to come. */
+static void set_up(struct cache_item *item, struct seg *seg, uint32_t at, const void *key, size_t nkey, size_t nvalue,
+                   uint8_t bits)
+{
+    item->cas = 0;
+    item->nkey = (uint8_t)nkey;
+    item->nvalue = (uint32_t)nvalue;
+    item->at = (uint16_t)(at / 8);
+    item->bits = bits;
+    item->refs = 1;
+    seg->used = at + (uint32_t)cache_item_bytes(item);
+    memcpy(item->bytes, key, nkey);
+    memcpy(item->bytes + nkey + nvalue, "\r\n", 2);
+}
+
+static struct cache_item *add_item(struct cache *cache, const void *key, size_t nkey, size_t nvalue, size_t bytes,
+                                   enum queue queue, enum effort effort)
+{
+    struct mem *mem = &cache->mem;
+    struct seg *seg = mem->open[queue];
+    struct cache_item *item;
+
+    if (seg != NULL && seg->used + bytes > seg->size) {
+        close_segment(mem, seg);
+        seg = NULL;
+    }
+    if (seg == NULL) {
+        if ((seg = take_segment(cache, effort)) == NULL)
+            return NULL;
+        open_segment(cache, seg, queue);
+    }
+    item = (struct cache_item *)((uint8_t *)seg + seg->used);
+    __atomic_fetch_add(&seg->live, LIVE_ONE + bytes, __ATOMIC_RELAXED);
+    set_up(item, seg, seg->used, key, nkey, nvalue, queue == QUEUE_MAIN ? ITEM_IN_MAIN : 0);
+    return item;
+}
+
+/* --- large items --- */
+
+static size_t block_size(size_t bytes)
+{
+    size_t need = sizeof(struct seg) + bytes, step = (size_t)1 << (63 - __builtin_clzll(need) - 3);
+
+    if (step < PAGE)
+        step = PAGE;
+    return (need + step - 1) & ~(step - 1);
+}
+
+/* A free block for so many bytes, out of its list, or NULL. */
+static struct seg *find_spare(struct mem *mem, size_t size)
+{
+    unsigned left = SPARES_SEARCHED;
+
+    for (struct seg **p = &mem->spares; *p != NULL && left > 0; p = &(*p)->next, left--) {
+        struct seg *seg = *p;
+
+        if (seg->size == size) {
+            *p = seg->next;
+            return seg;
+        }
+    }
+    return NULL;
+}
+
+/* Memory for a block, and beside it for the reserve when segments are in use. */
+static uint64_t bytes_for_block(struct cache *cache, size_t size)
+{
+    const struct mem *mem = &cache->mem;
+
+    return mem->num_used == 0 || mem->num_warm >= RESERVE ? size : size + (RESERVE - mem->num_warm) * cache->seg_size;
+}
+
+static struct seg *take_block(struct cache *cache, size_t size)
+{
+    struct mem *mem = &cache->mem;
+    struct seg *seg;
+    bool granted;
+
+    pthread_mutex_lock(&mem->lock);
+    seg = find_spare(mem, size);
+    granted = seg == NULL && make_fit(cache, bytes_for_block(cache, size));
+    if (granted)
+        mem->resident += size;
+    pthread_mutex_unlock(&mem->lock);
+    if (!granted)
+        return seg;
+    if ((seg = map(size)) == NULL) {
+        pthread_mutex_lock(&mem->lock);
+        mem->resident -= size;
+        lower_ceiling(cache);
+        pthread_mutex_unlock(&mem->lock);
+        return NULL;
+    }
+    *seg = (struct seg){.cache = cache, .size = (uint32_t)size, .large = true};
+    return seg;
+}
+
+static struct cache_item *add_large(struct cache *cache, const void *key, size_t nkey, size_t nvalue, size_t bytes,
+                                    enum queue queue)
+{
+    struct seg *seg = take_block(cache, block_size(bytes));
+    struct cache_item *item;
+
+    if (seg == NULL)
+        return NULL;
+    item = (struct cache_item *)(seg + 1);
+    set_up(item, seg, sizeof(*seg), key, nkey, nvalue, ITEM_LARGE | (queue == QUEUE_MAIN ? ITEM_IN_MAIN : 0));
+    __atomic_store_n(&seg->live, LIVE_ONE + bytes, __ATOMIC_RELAXED);
+    seg->time = cache_now(cache);
+    pthread_mutex_lock(&cache->mem.lock);
+    seg->state = SEG_QUEUED;
+    seg->queue = queue;
+    push(&cache->mem.queues[queue], seg);
+    pthread_mutex_unlock(&cache->mem.lock);
+    return item;
+}
+
+/* --- what others call --- */
+
+bool mem_has_room(struct cache *cache, size_t bytes)
+{
+    struct mem *mem = &cache->mem;
+    size_t size = bytes != 0 ? block_size(bytes) : 0;
+    bool has_room;
+
+    pthread_mutex_lock(&mem->lock);
+    if (size == 0) {
+        has_room = mem->num_warm > RESERVE || make_fit(cache, bytes_for_segment(cache));
+    } else {
+        struct seg *seg = find_spare(mem, size);
+
+        has_room = seg != NULL || make_fit(cache, bytes_for_block(cache, size));
+        if (seg != NULL) {
+            seg->next = mem->spares;
+            mem->spares = seg;
+        }
+    }
+    pthread_mutex_unlock(&mem->lock);
+    return has_room;
+}
+
+/* Whether too much is in use, or the next segment will not be there. What large items left is used first. */
+static bool is_short(struct cache *cache)
+{
+    return !make_fit(cache, cache->mem.num_warm > RESERVE ? 0 : (RESERVE + AHEAD) * (uint64_t)cache->seg_size);
+}
+
+bool mem_is_short(struct cache *cache)
+{
+    bool is;
+
+    pthread_mutex_lock(&cache->mem.lock);
+    is = is_short(cache);
+    pthread_mutex_unlock(&cache->mem.lock);
+    return is;
+}
+
+static struct cache_item *try_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
+                                    enum effort effort, bool *shortage)
+{
+    size_t bytes = (sizeof(struct cache_item) + nkey + nvalue + 2 + 7) & ~(size_t)7;
+    struct cache_item *item;
+
+    *shortage = false;
+    if (bytes > cache->large_min)
+        return add_large(cache, key, nkey, nvalue, bytes, queue);
+    pthread_mutex_lock(&cache->mem.lock);
+    item = add_item(cache, key, nkey, nvalue, bytes, queue, effort);
+    *shortage = is_short(cache);
+    pthread_mutex_unlock(&cache->mem.lock);
+    return item;
+}
+
+struct cache_item *mem_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
+                             enum effort effort)
+{
+    size_t bytes = (sizeof(struct cache_item) + nkey + nvalue + 2 + 7) & ~(size_t)7;
+    struct cache_item *item;
+    bool shortage;
+
+    while ((item = try_alloc(cache, key, nkey, nvalue, queue, effort, &shortage)) == NULL)
+        if (effort != EFFORT_EVICT || !evict_for(cache, bytes > cache->large_min ? bytes : 0))
+            return NULL;
+    if (shortage && effort == EFFORT_EVICT)
+        evict_ahead(cache, 16);
+    return item;
+}
+
+void mem_undo(struct cache_item *item)
+{
+    struct seg *seg = seg_of(item);
+    struct cache *cache = seg->cache;
+    uint32_t at = item->at * 8u;
+    size_t bytes = cache_item_bytes(item);
+
+    pthread_mutex_lock(&cache->mem.lock);
+    /* An open segment has one share more, so this cannot free it. */
+    if (seg->state == SEG_OPEN && seg->used == at + bytes) {
+        seg->used = at;
+        __atomic_fetch_sub(&seg->live, LIVE_ONE + bytes, __ATOMIC_RELAXED);
+        item = NULL;
+    }
+    pthread_mutex_unlock(&cache->mem.lock);
+    if (item != NULL)
+        cache_item_release(item);
+}
+
+/* Out of its queue, with a share for the caller; unless its last share has gone and somebody waits to free it. */
+static bool take_victim(struct mem *mem, struct seg *seg)
+{
+    uint64_t live = __atomic_load_n(&seg->live, __ATOMIC_RELAXED);
+
+    do {
+        if (live == 0)
+            return false;
+    } while (
+        !__atomic_compare_exchange_n(&seg->live, &live, live + LIVE_ONE, true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    unqueue(&mem->queues[seg->queue], seg);
+    seg->state = SEG_VICTIM;
+    return true;
+}
+
+struct seg *mem_take_oldest(struct cache *cache, enum queue queue)
+{
+    struct mem *mem = &cache->mem;
+    struct seg *seg;
+
+    pthread_mutex_lock(&mem->lock);
+    for (seg = mem->queues[queue].oldest; seg != NULL; seg = seg->next)
+        if (take_victim(mem, seg))
+            break;
+    pthread_mutex_unlock(&mem->lock);
+    return seg;
+}
+
+/* Bytes of a full segment that nothing alive is in. */
+static uint64_t dead_bytes(const struct seg *seg)
+{
+    return seg->state == SEG_QUEUED
+               ? seg->used - sizeof(*seg) - (__atomic_load_n(&seg->live, __ATOMIC_RELAXED) & LIVE_BYTES)
+               : 0;
+}
+
+struct seg *mem_take_sparse(struct cache *cache, uint64_t random, bool all, unsigned least)
+{
+    struct mem *mem = &cache->mem;
+    struct seg *best = NULL;
+    uint64_t most = cache->seg_size / least;
+    size_t tries;
+
+    pthread_mutex_lock(&mem->lock);
+    tries = all ? SPARSE_ALL : SPARSE_SAMPLE;
+    if (tries > mem->num_segs)
+        tries = mem->num_segs;
+    for (size_t i = 0; i < tries; i++) {
+        struct seg *seg = seg_at(cache, (random + i * (all ? 1 : 7919)) % mem->num_segs);
+        uint64_t dead = dead_bytes(seg);
+
+        if (dead >= most) {
+            most = dead;
+            best = seg;
+        }
+    }
+    if (best != NULL && !take_victim(mem, best))
+        best = NULL;
+    pthread_mutex_unlock(&mem->lock);
+    return best;
+}
+
+void mem_put_back(struct cache *cache, struct seg *seg, enum queue queue)
+{
+    pthread_mutex_lock(&cache->mem.lock);
+    seg->state = SEG_QUEUED;
+    seg->queue = queue;
+    push(&cache->mem.queues[queue], seg);
+    pthread_mutex_unlock(&cache->mem.lock);
+    seg_drop(seg, LIVE_ONE);
+}
+
+uint64_t mem_queue_bytes(struct cache *cache, enum queue queue)
+{
+    uint64_t bytes;
+
+    pthread_mutex_lock(&cache->mem.lock);
+    bytes = cache->mem.queues[queue].bytes;
+    pthread_mutex_unlock(&cache->mem.lock);
+    return bytes;
+}
+
+uint64_t mem_queue_blocks(struct cache *cache)
+{
+    uint64_t n;
+
+    pthread_mutex_lock(&cache->mem.lock);
+    n = cache->mem.queues[QUEUE_SMALL].segs + cache->mem.queues[QUEUE_MAIN].segs;
+    pthread_mutex_unlock(&cache->mem.lock);
+    return n;
+}
+
+bool mem_create(struct cache *cache)
+{
+    uint64_t wanted = cache->limit / SEGS_WANTED;
+
+    pthread_mutex_init(&cache->mem.lock, NULL);
+    cache->mem.ceiling = UINT64_MAX;
+    for (cache->seg_size = SEG_MIN; cache->seg_size < SEG_MAX && cache->seg_size < wanted;)
+        cache->seg_size *= 2;
+    cache->large_min = cache->seg_size / LARGE_PART;
+    return true;
+}
+
+void mem_destroy(struct cache *cache)
+{
+    struct mem *mem = &cache->mem;
+    struct seg *seg, *next;
+
+    for (unsigned q = 0; q < QUEUES; q++) {
+        for (seg = mem->queues[q].oldest; seg != NULL; seg = next) {
+            next = seg->next;
+            if (seg->large)
+                unmap(cache, seg);
+        }
+    }
+    for (seg = mem->spares; seg != NULL; seg = next) {
+        next = seg->next;
+        unmap(cache, seg);
+    }
+    for (size_t i = 0; i < mem->num_extents; i++)
+        munmap(mem->extents[i], (size_t)EXTENT_SEGS * cache->seg_size);
+    free(mem->extents);
+    pthread_mutex_destroy(&mem->lock);
+}
