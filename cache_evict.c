@@ -2,7 +2,7 @@
 /*
  * cache_evict - what goes when memory is short.
  *
- *   stored --> small queue --2 accesses or more--> main queue --any access since the last look--+
+ *   stored --> small queue -----any access-----> main queue --any access since the last look--+
  *                  |  10% of memory                 ^     ^------- moved to the young end ------+
  *                  v                                |     |
  *              evicted, remembered by its hash --stored again          else evicted
@@ -27,8 +27,8 @@
 
 enum {
     SMALL_PERCENT = 10, /* of memory that queues have */
-    PROMOTE = 2,        /* accesses in the small queue that make an item stay */
-    SPARSE_LEAST = 3,   /* dead part of a segment that makes it be taken before its turn */
+    BIG_PART = 64,      /* a big item takes more than such a part of a segment */
+    SPARSE_LEAST = 5,   /* dead part of a segment that makes it be taken before its turn */
     SPARSE_LEAST_ALL = 16,
     PORTION = 64,      /* items looked at between looks at the memory there is */
     ROUNDS = 4,        /* an item that was accessed most is moved that often */
@@ -119,22 +119,26 @@ static void count_reclaimed(struct cache *cache, const struct cache_item *item)
 }
 
 /* Whether what is alive survives, and with which bits. */
-static bool survives(const struct evict *evict, const struct cache_item *item, uint8_t *bits)
+static bool survives(const struct cache *cache, const struct cache_item *item, uint8_t *bits)
 {
     uint8_t freq = item->bits & ITEM_FREQ;
 
     *bits = item->bits;
-    if (evict->compacting)
+    if (cache->evict.compacting)
         return true;
-    if (evict->is_desperate)
+    if (cache->evict.is_desperate)
         return false;
+    /* Where a big one stands many small ones could, and be hit: so it needs an access more. */
+    if (freq > 0 && cache_item_bytes(item) > cache->seg_size / BIG_PART)
+        freq--;
     *bits &= (uint8_t)~ITEM_FREQ;
-    if (!(item->bits & ITEM_IN_MAIN)) {
+    if (freq == 0)
+        return false;
+    if (item->bits & ITEM_IN_MAIN)
+        *bits |= freq - 1;
+    else
         *bits |= ITEM_IN_MAIN;
-        return freq >= PROMOTE;
-    }
-    *bits |= (uint8_t)(freq - 1);
-    return freq > 0;
+    return true;
 }
 
 /* Copies an item that only the table holds to an open segment. False when there is no memory. */
@@ -182,7 +186,7 @@ static enum fate decide(struct cache *cache, struct shard *shard, uint64_t hash,
     }
     if (is_held)
         return FATE_HELD;
-    if (survives(&cache->evict, item, &bits)) {
+    if (survives(cache, item, &bits)) {
         if (item->bits & ITEM_LARGE) {
             item->bits = bits;
             return FATE_KEPT;

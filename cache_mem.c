@@ -35,7 +35,7 @@ enum {
     RESERVE = 1,          /* segments for moving items */
     AHEAD = 1,            /* and for what is stored next */
     SPARES_SEARCHED = 32,
-    SPARSE_SAMPLE = 8,
+    SPARSE_SAMPLE = 32,
     SPARSE_ALL = 1024,
     TABLES_FREE = 64, /* such a part of the limit may be used for tables without being counted */
 };
