@@ -18,7 +18,8 @@
  * to another queue. A segment in which much is dead is taken before its turn, and what is alive in it stays in its queue.
  *
  * Work is done in small portions by those who store, ahead of need (evict_ahead), so that a store that finds no segment
- * is rare. A segment in which someone holds an item is put back: its memory could not be used anyway.
+ * is rare. A segment in which someone holds an item is put back: its memory could not be used anyway. So whoever holds items
+ * for long should hold few, or copy them.
  */
 #include "cache_int.h"
 
@@ -31,6 +32,7 @@ enum {
     SPARSE_LEAST = 5,   /* dead part of a segment that makes it be taken before its turn */
     SPARSE_LEAST_ALL = 16,
     PORTION = 64,      /* items looked at between looks at the memory there is */
+    HELD_MAX = 64,     /* victims in a row that are held, and a store fails: it shall not take for ever */
     ROUNDS = 4,        /* an item that was accessed most is moved that often */
     GHOST_BYTES = 256, /* of the limit for each key to be remembered */
     GHOSTS_MIN = 1024,
@@ -248,7 +250,7 @@ static bool take_victim(struct cache *cache)
     bool evicts = __atomic_load_n(&cache->evicts, __ATOMIC_RELAXED);
     uint64_t blocks = mem_queue_blocks(cache);
 
-    if (evict->fruitless > (ROUNDS + 1) * blocks)
+    if (evict->fruitless > (ROUNDS + 1) * blocks || evict->held > HELD_MAX)
         return false;
     evict->is_desperate = evict->fruitless > ROUNDS * blocks;
     /* What compacting could not free, evicting shall. */
@@ -272,6 +274,7 @@ static void end_victim(struct cache *cache, enum fate fate)
     evict->victim = NULL;
     if (fate == FATE_GONE) {
         evict->fruitless = 0;
+        evict->held = 0;
         if (evict->compacting)
             COUNT(cache, segments_compacted);
         else
@@ -280,8 +283,10 @@ static void end_victim(struct cache *cache, enum fate fate)
         return;
     }
     evict->fruitless++;
-    if (fate == FATE_HELD)
+    if (fate == FATE_HELD) {
+        evict->held++;
         COUNT(cache, segments_held);
+    }
     mem_put_back(cache, seg, fate == FATE_KEPT ? QUEUE_MAIN : (enum queue)seg->queue);
 }
 
@@ -319,6 +324,7 @@ bool evict_for(struct cache *cache, size_t bytes)
 
     pthread_mutex_lock(&evict->lock);
     evict->fruitless = 0;
+    evict->held = 0;
     while (!(has_room = mem_has_room(cache, bytes)) && works)
         works = work(cache, PORTION);
     pthread_mutex_unlock(&evict->lock);
@@ -336,6 +342,7 @@ void evict_ahead(struct cache *cache, unsigned budget)
     if (!__atomic_load_n(&cache->evicts, __ATOMIC_RELAXED) || pthread_mutex_trylock(&cache->evict.lock) != 0)
         return;
     cache->evict.fruitless = 0;
+    cache->evict.held = 0;
     for (unsigned part = PORTION; budget > 0 && wants_work(cache); budget -= part) {
         part = budget < part ? budget : part;
         if (!work(cache, part))

@@ -131,6 +131,7 @@ struct evict {
     bool compacting;    /* all that is alive in it stays */
     bool is_desperate;  /* nothing has gone for so long that all must */
     uint64_t fruitless; /* victims in a row that could not be freed */
+    uint64_t held;      /* of them, those in which an item was held */
     uint64_t random;
 };
 

@@ -34,6 +34,7 @@ enum {
     LARGE_PART = 8,       /* a large item takes more than such a part of a segment */
     RESERVE = 1,          /* segments for moving items */
     AHEAD = 1,            /* and for what is stored next */
+    TRIES = 32,           /* to get memory after making room */
     SPARES_SEARCHED = 32,
     SPARSE_SAMPLE = 32,
     SPARSE_ALL = 1024,
@@ -470,10 +471,12 @@ struct cache_item *mem_alloc(struct cache *cache, const void *key, size_t nkey, 
 {
     size_t bytes = (sizeof(struct cache_item) + nkey + nvalue + 2 + 7) & ~(size_t)7;
     struct cache_item *item;
+    unsigned tries = effort == EFFORT_EVICT ? TRIES : 0;
     bool shortage;
 
+    /* Another thread may take what was made room for, or the system refuse it however much is given back. */
     while ((item = try_alloc(cache, key, nkey, nvalue, queue, effort, &shortage)) == NULL)
-        if (effort != EFFORT_EVICT || !evict_for(cache, bytes > cache->large_min ? bytes : 0))
+        if (tries-- == 0 || !evict_for(cache, bytes > cache->large_min ? bytes : 0))
             return NULL;
     if (shortage && effort == EFFORT_EVICT)
         evict_ahead(cache, 16);

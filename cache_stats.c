@@ -176,6 +176,7 @@ static void tell_counters(struct cache *cache, struct cache_stats *stats)
 static void tell_memory(struct cache *cache, struct cache_stats *stats)
 {
     struct mem *mem = &cache->mem;
+    uint32_t now = cache_now(cache);
 
     stats->limit_maxbytes = __atomic_load_n(&cache->limit, __ATOMIC_RELAXED);
     stats->bytes_tables = __atomic_load_n(&cache->overhead, __ATOMIC_RELAXED);
@@ -184,8 +185,8 @@ static void tell_memory(struct cache *cache, struct cache_stats *stats)
     stats->bytes_held = mem->resident;
     stats->total_pages = mem->num_used;
     stats->free_pages = mem->num_warm;
-    if (mem->queues[QUEUE_MAIN].oldest != NULL)
-        stats->age = cache_now(cache) - mem->queues[QUEUE_MAIN].oldest->time;
+    if (mem->queues[QUEUE_MAIN].oldest != NULL && mem->queues[QUEUE_MAIN].oldest->time < now)
+        stats->age = now - mem->queues[QUEUE_MAIN].oldest->time;
     pthread_mutex_unlock(&mem->lock);
 }
 
