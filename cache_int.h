@@ -69,7 +69,7 @@ struct place {
 enum queue { QUEUE_SMALL, QUEUE_MAIN, QUEUES };
 
 enum seg_state {
-    SEG_FREE,   /* in one of the lists of what is free */
+    SEG_FREE,   /* not in use. Zero: as memory is that the system has not given yet, or taken back */
     SEG_OPEN,   /* items are being added */
     SEG_QUEUED, /* full */
     SEG_VICTIM, /* cache_evict.c is at it */
@@ -109,12 +109,13 @@ struct mem {
     struct seg *open[QUEUES];
     struct segq queues[QUEUES];
     struct seg *warm;   /* free segments */
-    struct seg *cold;   /* those of them whose memory was given back, but for the first page */
     struct seg *spares; /* free blocks of large items */
     uint64_t num_warm;
     uint64_t num_used; /* segments that are not free */
-    uint64_t resident; /* bytes of all blocks, of cold ones the first page */
+    uint64_t resident; /* bytes of all blocks but cold ones */
     uint64_t ceiling;  /* as the limit, when the system has no more */
+    struct seg **cold; /* free segments whose memory was given back */
+    size_t num_cold;
     uint8_t **extents; /* regions of segments, each as long as EXTENT_SEGS of them */
     size_t num_extents;
     size_t max_extents;

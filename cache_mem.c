@@ -103,13 +103,12 @@ static void unmap(struct cache *cache, struct seg *seg)
     munmap(seg, seg->size);
 }
 
-/* Gives all of a free segment but its head's page back. */
+/* Gives the memory of a free segment back, its head included: that is zeros then, which is SEG_FREE. */
 static void make_cold(struct cache *cache, struct seg *seg)
 {
-    madvise((uint8_t *)seg + PAGE, cache->seg_size - PAGE, MADV_DONTNEED);
-    cache->mem.resident -= cache->seg_size - PAGE;
-    seg->next = cache->mem.cold;
-    cache->mem.cold = seg;
+    madvise(seg, cache->seg_size, MADV_DONTNEED);
+    cache->mem.resident -= cache->seg_size;
+    cache->mem.cold[cache->mem.num_cold++] = seg;
 }
 
 /* Free segments that are needed for more than the next items. */
@@ -166,11 +165,12 @@ static struct seg *seg_at(struct cache *cache, size_t i)
     return (struct seg *)(cache->mem.extents[i / EXTENT_SEGS] + i % EXTENT_SEGS * cache->seg_size);
 }
 
-/* Room for one more in the list of extents. */
+/* Room for one more in the list of extents, and for all segments among the cold. */
 static bool grow_extents(struct mem *mem)
 {
     size_t max = mem->max_extents != 0 ? mem->max_extents * 2 : 64;
     uint8_t **extents;
+    struct seg **cold;
 
     if (mem->num_extents < mem->max_extents)
         return true;
@@ -178,6 +178,10 @@ static bool grow_extents(struct mem *mem)
     if (extents == NULL)
         return false;
     mem->extents = extents;
+    cold = realloc(mem->cold, max * EXTENT_SEGS * sizeof(*cold));
+    if (cold == NULL)
+        return false;
+    mem->cold = cold;
     mem->max_extents = max;
     return true;
 }
@@ -193,7 +197,6 @@ static void *map(size_t n)
 static struct seg *carve(struct cache *cache)
 {
     struct mem *mem = &cache->mem;
-    struct seg *seg;
 
     if (mem->num_segs == mem->num_extents * EXTENT_SEGS) {
         if (!grow_extents(mem) ||
@@ -203,9 +206,7 @@ static struct seg *carve(struct cache *cache)
         }
         mem->num_extents++;
     }
-    seg = seg_at(cache, mem->num_segs++);
-    *seg = (struct seg){.cache = cache, .size = cache->seg_size, .state = SEG_FREE};
-    return seg;
+    return seg_at(cache, mem->num_segs++);
 }
 
 /* Bytes that must be free for a segment more, beside the reserve. */
@@ -228,10 +229,8 @@ static struct seg *take_segment(struct cache *cache, enum effort effort)
         mem->num_warm--;
     } else if (!make_fit(cache, reserve ? cache->seg_size : bytes_for_segment(cache))) {
         return NULL;
-    } else if ((seg = mem->cold) != NULL) {
-        mem->cold = seg->next;
-        mem->resident += cache->seg_size - PAGE;
-    } else if ((seg = carve(cache)) != NULL) {
+    } else if ((seg = mem->num_cold > 0 ? mem->cold[--mem->num_cold] : carve(cache)) != NULL) {
+        *seg = (struct seg){.cache = cache, .size = cache->seg_size, .state = SEG_FREE};
         mem->resident += cache->seg_size;
     } else {
         return NULL;
@@ -625,5 +624,6 @@ void mem_destroy(struct cache *cache)
     for (size_t i = 0; i < mem->num_extents; i++)
         munmap(mem->extents[i], (size_t)EXTENT_SEGS * cache->seg_size);
     free(mem->extents);
+    free(mem->cold);
     pthread_mutex_destroy(&mem->lock);
 }
