@@ -9,7 +9,8 @@
  *                            \-> release: it never was
  *
  * An item that was got stays as it is, value and all, until it is released, whatever becomes of its key meanwhile. What
- * is held keeps memory from being used again, so it should be held no longer than it takes to send it.
+ * is held keeps memory from being used again, its neighbours' too, so it should be held no longer than it takes to send it;
+ * what is small and may wait for long is better copied.
  *
  * Time is Unix time in whole seconds, as the owner last told it with cache_set_clock. An exptime is 0, never, or the
  * second from which on the item is gone; cache_exptime makes it of what a client sent.
@@ -81,7 +82,7 @@ enum cache_result {
     CACHE_NOT_FOUND,   /* there is no such key */
     CACHE_NON_NUMERIC, /* incr or decr of what is no number */
     CACHE_TOO_LARGE,   /* for item_max */
-    CACHE_NO_MEMORY,   /* evictions are off, or nothing can be evicted, or the system has no more */
+    CACHE_NO_MEMORY,   /* evictions are off, or all that could be evicted is held, or the system has no more */
 };
 
 enum cache_mode { CACHE_SET, CACHE_ADD, CACHE_REPLACE, CACHE_APPEND, CACHE_PREPEND, CACHE_CAS };
