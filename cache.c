@@ -83,7 +83,7 @@ static uint64_t next_cas(struct cache *cache)
 static void count_linked(struct cache *cache, const struct cache_item *item)
 {
     COUNT_ITEM(cache, item, number);
-    COUNT_ITEM_N(cache, item, mem_requested, cache_item_bytes(item));
+    COUNT_ITEM_N(cache, item, mem_requested, cache_item_size(item));
     COUNT(cache, total_items);
 }
 
@@ -113,7 +113,7 @@ static void replace_item(struct cache *cache, const struct found *found, struct 
     make_current(cache, item);
     table_exchange(found->place, item);
     COUNT_ITEM_N(cache, old, number, UINT64_MAX);
-    COUNT_ITEM_N(cache, old, mem_requested, -(uint64_t)cache_item_bytes(old));
+    COUNT_ITEM_N(cache, old, mem_requested, -cache_item_size(old));
     cache_item_release(old);
     count_linked(cache, item);
 }
@@ -341,7 +341,7 @@ static struct cache_item *make_item(struct cache *cache, const void *key, size_t
 
 static bool is_too_large(const struct cache *cache, size_t nkey, size_t nvalue, uint32_t flags)
 {
-    return nvalue > cache->item_max || stats_memcached_size(nkey, nvalue, flags != 0) > cache->item_max;
+    return nvalue > cache->item_max || cache_size_of(nkey, nvalue, flags != 0) > cache->item_max;
 }
 
 static void count_no_memory(struct cache *cache, size_t nkey, size_t nvalue, uint32_t flags)
@@ -421,9 +421,9 @@ static void store_in_place(struct cache *cache, struct cache_item *old, struct c
     if ((old->flags != 0) != (item->flags != 0)) {
         /* They may be of two classes. */
         COUNT_ITEM_N(cache, old, number, UINT64_MAX);
-        COUNT_ITEM_N(cache, old, mem_requested, -(uint64_t)cache_item_bytes(old));
+        COUNT_ITEM_N(cache, old, mem_requested, -cache_item_size(old));
         COUNT_ITEM(cache, item, number);
-        COUNT_ITEM_N(cache, item, mem_requested, cache_item_bytes(item));
+        COUNT_ITEM_N(cache, item, mem_requested, cache_item_size(item));
     }
     old->flags = item->flags;
     old->bits &= (uint8_t)~ITEM_FETCHED;
@@ -592,15 +592,24 @@ enum cache_result cache_delete_cas(struct cache *cache, const void *key, size_t 
 
 /* --- incr and decr --- */
 
-/* The number that a value is: digits, then blanks. */
+static bool is_white(uint8_t c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* As memcached reads it, with strtoull: white space may stand in front, and what stands behind it does not count. */
 static bool number_of(struct cache_item *item, uint64_t *number)
 {
-    const uint8_t *value = cache_item_value(item);
-    size_t n = item->nvalue;
+    const uint8_t *p = cache_item_value(item), *end = p + item->nvalue, *digits;
 
-    while (n > 0 && value[n - 1] == ' ')
-        n--;
-    return util_parse_u64((const char *)value, n, number);
+    while (p < end && is_white(*p))
+        p++;
+    if (p < end && *p == '+')
+        p++;
+    for (digits = p; p < end && *p >= '0' && *p <= '9'; p++)
+        ;
+    return (p == end || is_white(*p) || *p == '\0') &&
+           util_parse_u64((const char *)digits, (size_t)(p - digits), number);
 }
 
 static void write_number(uint8_t *value, size_t nvalue, const char *digits, size_t ndigits)

@@ -75,6 +75,17 @@ static inline size_t cache_item_bytes(const struct cache_item *item)
     return (sizeof(*item) + item->nkey + item->nvalue + 2 + 7) & ~(size_t)7;
 }
 
+/* Bytes that such an item would take in memcached: what item_max, size classes and stats go by. */
+static inline uint64_t cache_size_of(size_t nkey, size_t nvalue, bool flags)
+{
+    return 48 + 8 + (flags ? 4 : 0) + nkey + 1 + nvalue + 2;
+}
+
+static inline uint64_t cache_item_size(const struct cache_item *item)
+{
+    return cache_size_of(item->nkey, item->nvalue, item->flags != 0);
+}
+
 enum cache_result {
     CACHE_STORED,      /* also: done, for what is not a store */
     CACHE_NOT_STORED,  /* add found the key, or replace, append, prepend did not */
@@ -155,7 +166,8 @@ bool cache_touch(struct cache *cache, const void *key, size_t nkey, uint32_t exp
 
 /*
  * Adds delta to the decimal number that the value is, modulo 2^64, or subtracts it, down to 0; *value becomes the result.
- * Behind its digits a value may have blanks, which is what the result is filled up with to the length that was there.
+ * White space may stand before its digits, and with anything after it behind them; the result is filled up with blanks to
+ * the length that was there.
  * unique as in cache_store, may be NULL. CACHE_STORED, CACHE_NOT_FOUND, CACHE_NON_NUMERIC, CACHE_EXISTS, CACHE_NO_MEMORY.
  */
 enum cache_result cache_arith(struct cache *cache, const void *key, size_t nkey, bool incr, uint64_t delta,
@@ -199,7 +211,10 @@ unsigned cache_item_class(const struct cache *cache, const struct cache_item *it
  * memcached would keep such items by default: there are no pages of a class here, memory belongs to all.
  */
 
-/* X(name): what a class counts. The first two go up and down, the rest is counted since the last reset. */
+/*
+ * X(name): what a class counts. The first two go up and down, the rest is counted since the last reset. mem_requested is
+ * in bytes as memcached would take them, like chunk_sizes.
+ */
 #define CACHE_CLASS_COUNTERS(X) \
     X(number)                   \
     X(mem_requested)            \
@@ -276,6 +291,9 @@ struct cache_stats {
 
 /* All of it at this moment; each number is true, though not all of one instant. Bounded work. */
 void cache_stats(struct cache *cache, struct cache_stats *stats);
+
+/* Counts, as store_too_large, a value that the caller did not even try to store. */
+void cache_count_too_large(struct cache *cache);
 
 /* stats reset: counters begin anew, what goes up and down stays. */
 void cache_stats_reset(struct cache *cache);

@@ -32,6 +32,7 @@ enum {
     SPARSE_LEAST = 5,   /* dead part of a segment that makes it be taken before its turn */
     SPARSE_LEAST_ALL = 16,
     PORTION = 64,      /* items looked at between looks at the memory there is */
+    SWEEPS_MAX = 8,    /* victims swept for a store that may not evict: it shall not take for ever either */
     HELD_MAX = 64,     /* victims in a row that are held, and a store fails: it shall not take for ever */
     ROUNDS = 4,        /* an item that was accessed most is moved that often */
     GHOST_BYTES = 256, /* of the limit for each key to be remembered */
@@ -94,7 +95,7 @@ void item_unlink(struct cache *cache, struct shard *shard, uint64_t hash, struct
 
     table_remove(shard, hash, place);
     COUNT_ITEM_N(cache, item, number, UINT64_MAX);
-    COUNT_ITEM_N(cache, item, mem_requested, -(uint64_t)cache_item_bytes(item));
+    COUNT_ITEM_N(cache, item, mem_requested, -cache_item_size(item));
     cache_item_release(item);
 }
 
@@ -186,6 +187,8 @@ static enum fate decide(struct cache *cache, struct shard *shard, uint64_t hash,
         item_unlink(cache, shard, hash, place);
         return is_held ? FATE_HELD : FATE_GONE;
     }
+    if (cache->evict.sweeping)
+        return FATE_GONE;
     if (is_held)
         return FATE_HELD;
     if (survives(cache, item, &bits)) {
@@ -257,8 +260,10 @@ static bool take_victim(struct cache *cache)
     evict->compacting = !evicts || evict->fruitless == 0;
     if (evict->compacting)
         evict->victim = mem_take_sparse(cache, next_random(evict), !evicts, evicts ? SPARSE_LEAST : SPARSE_LEAST_ALL);
-    if (evict->victim == NULL && evicts) {
-        evict->compacting = false;
+    evict->sweeping = !evicts && evict->victim == NULL && evict->sweeps < SWEEPS_MAX;
+    if (evict->victim == NULL && (evicts || evict->sweeping)) {
+        evict->compacting = evict->sweeping;
+        evict->sweeps++;
         evict->victim = oldest_of_queues(cache);
     }
     evict->at = sizeof(struct seg);
@@ -272,6 +277,10 @@ static void end_victim(struct cache *cache, enum fate fate)
     struct seg *seg = evict->victim;
 
     evict->victim = NULL;
+    if (evict->sweeping) {
+        mem_put_back(cache, seg, (enum queue)seg->queue);
+        return;
+    }
     if (fate == FATE_GONE) {
         evict->fruitless = 0;
         evict->held = 0;
@@ -309,7 +318,7 @@ static bool work(struct cache *cache, unsigned budget)
     }
     if (fate == FATE_GONE && evict->at < evict->victim->used)
         return true;
-    if (!evict->victim->large && evict->victim->queue == QUEUE_SMALL && fate == FATE_GONE)
+    if (!evict->sweeping && !evict->victim->large && evict->victim->queue == QUEUE_SMALL && fate == FATE_GONE)
         adapt_ghosts(cache, evict->victim, evict->seen);
     end_victim(cache, fate);
     return true;
@@ -325,6 +334,7 @@ bool evict_for(struct cache *cache, size_t bytes)
     pthread_mutex_lock(&evict->lock);
     evict->fruitless = 0;
     evict->held = 0;
+    evict->sweeps = 0;
     while (!(has_room = mem_has_room(cache, bytes)) && works)
         works = work(cache, PORTION);
     pthread_mutex_unlock(&evict->lock);

@@ -130,6 +130,8 @@ struct evict {
     uint32_t at;        /* offset of the next item of the victim */
     uint32_t seen;      /* items of it so far */
     bool compacting;    /* all that is alive in it stays */
+    bool sweeping;      /* and stays where it is: only what is dead goes */
+    uint32_t sweeps;    /* victims that were swept for one store */
     bool is_desperate;  /* nothing has gone for so long that all must */
     uint64_t fruitless; /* victims in a row that could not be freed */
     uint64_t held;      /* of them, those in which an item was held */
@@ -313,12 +315,6 @@ void item_unlink(struct cache *cache, struct shard *shard, uint64_t hash, struct
 bool stats_create(struct cache *cache) MUST_CHECK;
 void stats_destroy(struct cache *cache);
 unsigned stats_class(const struct cache *cache, size_t nkey, size_t nvalue, bool flags);
-
-/* The size by which memcached would judge such an item. */
-static inline size_t stats_memcached_size(size_t nkey, size_t nvalue, bool flags)
-{
-    return 48 + 8 + (flags ? 4 : 0) + nkey + 1 + nvalue + 2;
-}
 
 struct cache_counters *stats_slot(struct cache *cache, bool *own);
 

@@ -45,7 +45,7 @@ static void make_classes(struct cache *cache)
 
 unsigned stats_class(const struct cache *cache, size_t nkey, size_t nvalue, bool flags)
 {
-    size_t size = stats_memcached_size(nkey, nvalue, flags), units = (size + 7) / 8;
+    size_t size = cache_size_of(nkey, nvalue, flags), units = (size + 7) / 8;
     unsigned c;
 
     if (LIKELY(units < CLASS_UNITS))
@@ -140,6 +140,11 @@ static void subtract(struct cache_counters *from, const struct cache_counters *b
 
     for (size_t i = 0; i < COUNTERS; i++)
         to[i] -= less[i];
+}
+
+void cache_count_too_large(struct cache *cache)
+{
+    COUNT(cache, store_too_large);
 }
 
 void cache_stats_reset(struct cache *cache)

@@ -416,7 +416,7 @@ static void tally(void *arg, struct cache_item *item)
     uint64_t *sums = arg;
 
     sums[0]++;
-    sums[1] += cache_item_bytes(item);
+    sums[1] += cache_item_size(item);
 }
 
 static void check_any(void)
