@@ -131,6 +131,20 @@ static bool check_ports(const struct config *config, const struct agent_config_s
     return true;
 }
 
+/* Values that no server of a pool could take are refused before they are read. */
+static void lower_item_size(struct config *config, uint32_t item_size)
+{
+    for (uint32_t i = 0; i < config->num_pools; i++) {
+        struct pool *pool = &config->pools[i];
+        bool all_local = true;
+
+        for (uint32_t k = 0; k < pool->num_servers; k++)
+            all_local = all_local && pool->servers[k].local;
+        if (all_local && pool->settings.item_size_max > item_size)
+            pool->settings.item_size_max = item_size;
+    }
+}
+
 static bool load_settings(struct settings *settings, const char *argument, char *error, size_t errlen)
 {
     char detail[DETAIL_MAX];
@@ -168,6 +182,8 @@ struct config *agent_config_load(const struct agent_config_source *source, char 
     }
     if (config == NULL)
         snprintf(error, errlen, "%s: %s", text.name, detail);
+    else
+        lower_item_size(config, source->item_size);
     free(text.bytes);
     return config;
 }

@@ -11,6 +11,9 @@
  */
 enum { CHUNK_STAGGER = 64 };
 
+/* Not a class: chunks that lie in memory of others. */
+enum { CHUNK_BORROWED = CHUNK_CLASSES + 1 };
+
 static const size_t class_size[CHUNK_CLASSES] = {CHUNK_SMALL, CHUNK_MEDIUM, CHUNK_LARGE};
 
 /* Free chunks of a class that are kept however much is freed at once. */
@@ -89,14 +92,40 @@ struct chunk *chunk_alloc(struct bufpool *pool, size_t n)
     return chunk;
 }
 
+/* In the data of a chunk that was made by chunk_borrow. */
+struct lender {
+    void (*release)(void *arg);
+    void *arg;
+};
+
+struct chunk *chunk_borrow(struct bufpool *pool, void (*release)(void *arg), void *arg)
+{
+    struct chunk *chunk = malloc(sizeof(*chunk) + sizeof(struct lender));
+
+    if (chunk == NULL)
+        return NULL;
+    chunk->pool = pool;
+    chunk->size = 0;
+    chunk->used = 0;
+    chunk->refs = 1;
+    chunk->class = CHUNK_BORROWED;
+    *(struct lender *)chunk->data = (struct lender){release, arg};
+    return chunk;
+}
+
 void chunk_free(struct chunk *chunk)
 {
     struct bufpool *pool = chunk->pool;
     int class = chunk->class;
 
+    if (class == CHUNK_BORROWED) {
+        const struct lender *lender = (const struct lender *)chunk->data;
+
+        lender->release(lender->arg);
+    }
     assert(pool->chunk_bytes >= chunk->size);
     pool->chunk_bytes -= chunk->size;
-    if (class == CHUNK_CLASSES || pool->num_free[class] >= class_keep[class]) {
+    if (class >= CHUNK_CLASSES || pool->num_free[class] >= class_keep[class]) {
         free(chunk);
         return;
     }

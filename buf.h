@@ -42,7 +42,7 @@ struct chunk {
     size_t size;                          /* bytes of data */
     size_t used;                          /* bytes of data that are filled: append happens here */
     uint32_t refs;                        /* spans on it, and other holders */
-    uint8_t class;                        /* index of the free list; CHUNK_CLASSES: none, it is freed */
+    uint8_t class;                        /* index of the free list; CHUNK_CLASSES and up: none, it is freed */
     _Alignas(max_align_t) uint8_t data[]; /* structs are kept in chunks too */
 };
 
@@ -79,6 +79,12 @@ void bufpool_trim(struct bufpool *pool);
 
 /* A chunk with room for at least n bytes and one reference, or NULL when memory ran out. */
 struct chunk *chunk_alloc(struct bufpool *pool, size_t n) MUST_CHECK;
+
+/*
+ * A chunk without room of its own, with one reference, for spans on memory that somebody else has: when the last
+ * reference goes, release(arg) is called. NULL when memory ran out.
+ */
+struct chunk *chunk_borrow(struct bufpool *pool, void (*release)(void *arg), void *arg) MUST_CHECK;
 
 void chunk_free(struct chunk *chunk); /* for chunk_unref only */
 

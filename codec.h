@@ -61,6 +61,9 @@ struct reply {
     const char *why;        /* PARSE_BAD: what is wrong with it, static */
 };
 
+/* Bytes that stand before a value in a reply, at the most. */
+enum { HIT_HEAD_MAX = KEY_MAX + 96 };
+
 struct codec {
     const char *name;
 
@@ -86,6 +89,9 @@ struct codec {
     /* Reads the next piece of the reply to r from [p, p + n), of which the first `seen` bytes hold no end of line. */
     enum parse_status (*parse_reply)(const struct request *r, const uint8_t *p, size_t n, size_t seen,
                                      struct reply *reply);
+
+    /* Writes what stands before a value to dst, which has room for HIT_HEAD_MAX bytes; hit: all but head. Its length. */
+    size_t (*compose_head)(const struct rkey *key, const struct hit *hit, uint8_t *dst);
 
     /* Appends the end of a reply. False when memory ran out: out is then as it was. */
     bool (*compose_outcome)(const struct request *r, const struct outcome *outcome, struct bufpool *bufs,

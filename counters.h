@@ -19,6 +19,10 @@
 #define COUNTERS(X)                                                                                          \
     X(GAUGE, num_upstream, "connections of clients")                                                         \
     X(TOTAL, tot_upstream, "connections of clients, ever")                                                   \
+    X(TOTAL, tot_upstream_idle_kicks, "connections of clients closed by idle_timeout")                       \
+    X(TOTAL, tot_upstream_read, "bytes read from clients")                                                   \
+    X(TOTAL, tot_upstream_written, "bytes written to clients")                                               \
+    X(TOTAL, tot_upstream_yields, "times a client had to let others have their turn, by -R")                 \
     X(GAUGE, num_requests, "requests in flight")                                                             \
     X(GAUGE, num_downstream_conn, "connections to servers")                                                  \
     X(TOTAL, tot_downstream_conn, "connections to servers, ever")                                            \

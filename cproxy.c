@@ -17,9 +17,6 @@
 
 #include "log.h"
 
-/* The version that `version` begins with, for clients and tools choose by it: whose replies moxi's are the same as. */
-#define MEMCACHED_VERSION "1.6.18"
-
 /*
  * What a pool's values are taken to be like before any has been seen: large, so that the first are asked with care, but
  * not one by one.
@@ -163,6 +160,18 @@ static void relay_stat(struct request *r, const uint8_t *p, size_t n)
     client_wrote(r);
 }
 
+static void relay_raw(struct request *r, const uint8_t *p, size_t n)
+{
+    if (!spanq_copy(client_output(r), &r->pool->loop->bufs, p, n))
+        fail_memory(r);
+    client_wrote(r);
+}
+
+static size_t relay_unwritten(const struct request *r)
+{
+    return client_unwritten(r) + r->held.bytes;
+}
+
 static void relay_done(struct request *r, const struct outcome *outcome)
 {
     struct outcome out = cproxy_read_outcome(r, outcome);
@@ -195,6 +204,8 @@ static const struct request_ops relay_ops = {
     .data = relay_data,
     .end = relay_end,
     .stat = relay_stat,
+    .raw = relay_raw,
+    .unwritten = relay_unwritten,
     .done = relay_done,
 };
 
@@ -240,7 +251,10 @@ void cproxy_send(struct request *r, uint32_t server)
     struct downstream *d = r->pool->downstreams[server];
 
     r->server = server;
-    downstream_enqueue(d, client_pin(r, d), r);
+    if (d == NULL)
+        local_run(r->pool->local, r);
+    else
+        downstream_enqueue(d, client_pin(r, d), r);
 }
 
 /* --- admission --- */
@@ -262,13 +276,17 @@ static void start(struct request *r)
         broadcast_admit(r);
         return;
     }
+    r->ops = &relay_ops;
+    if (op_flags((enum opcode)r->op) & OPF_LOCAL) {
+        local_run(ps->local, r);
+        return;
+    }
     if (r->num_keys > 1) {
         if (multiget_admit(r, &server))
             return;
     } else {
         server = r->num_keys == 1 ? cproxy_route(ps, &r->keys[0]) : 0;
     }
-    r->ops = &relay_ops;
     cproxy_send(r, server);
 }
 
@@ -294,6 +312,17 @@ static bool slot_is_free(const struct pool_state *ps)
     return max == 0 || ps->num_inflight < max;
 }
 
+/* Gives a server a request that nobody waits for. */
+static void send_orphan(struct request *r, uint32_t server)
+{
+    struct downstream *d = r->pool->downstreams[server];
+
+    if (d == NULL)
+        local_run(r->pool->local, r);
+    else
+        downstream_enqueue(d, 0, r);
+}
+
 /* One server's share of a flush_all that nobody waits for any more. Without memory for it, it is lost. */
 static void flush_orphan(const struct request *r, uint32_t server)
 {
@@ -308,7 +337,7 @@ static void flush_orphan(const struct request *r, uint32_t server)
     share->deadline_us = r->deadline_us;
     share->answered = true;
     share->orphan = true;
-    downstream_enqueue(r->pool->downstreams[server], 0, share);
+    send_orphan(share, server);
 }
 
 /* A request that nobody waits for any more: a write is still owed to its server. */
@@ -320,7 +349,7 @@ static void start_orphan(struct request *r)
     r->waiting = false;
     r->in_conn = false;
     if ((flags & OPF_KEY) && !(flags & OPF_VALUES)) {
-        downstream_enqueue(ps->downstreams[cproxy_route(ps, &r->keys[0])], 0, r);
+        send_orphan(r, cproxy_route(ps, &r->keys[0]));
         return;
     }
     for (uint32_t i = 0; r->op == OP_FLUSH_ALL && i < ps->pool->num_servers; i++)
@@ -417,16 +446,35 @@ static void count_seen(struct request *r)
         counter_add(&n->tot_multiget_keys, r->num_keys);
 }
 
+/* shutdown [graceful]: moxi always answers what is in flight before it ends. */
+static struct outcome shut_down(struct request *r)
+{
+    const struct pool_state *ps = r->pool;
+
+    if (!ps->serving->may_shutdown)
+        return (struct outcome){.result = RESULT_REFUSED, .message = "ERROR: shutdown not enabled"};
+    if (r->arg_len != 0 && (r->arg_len != 8 || memcmp(r->arg, "graceful", 8) != 0))
+        return (struct outcome){.result = RESULT_REFUSED, .message = "CLIENT_ERROR invalid shutdown mode"};
+    ps->hooks->shutdown();
+    r->noreply = true;
+    return (struct outcome){.result = RESULT_OK};
+}
+
 /* Answers what moxi answers itself. False: a server has to. */
 static bool answer_here(struct request *r)
 {
     struct outcome outcome = {.result = RESULT_OK};
     struct pool_state *ps = r->pool;
 
+    if ((op_flags((enum opcode)r->op) & OPF_LOCAL) && ps->local == NULL) {
+        outcome = (struct outcome){.result = RESULT_REFUSED, .message = "ERROR"};
+        client_finish(r, &outcome);
+        return true;
+    }
     switch (r->op) {
     case OP_VERSION:
         outcome.result = RESULT_VERSION;
-        outcome.message = MEMCACHED_VERSION " moxi " PACKAGE_VERSION;
+        outcome.message = CPROXY_VERSION;
         break;
     case OP_VERBOSITY:
         log_set_level(LOG_WARNING + (int)(r->exptime > LOG_TRACE ? LOG_TRACE : r->exptime));
@@ -437,6 +485,14 @@ static bool answer_here(struct request *r)
         outcome = (struct outcome){.text = (const uint8_t *)"", .text_len = 0};
         if (!ps->hooks->stats_proxy(ps, r->arg + 5, r->arg_len - 5, client_output(r)))
             outcome = (struct outcome){.result = RESULT_NO_MEMORY};
+        break;
+    case OP_SHUTDOWN:
+        outcome = shut_down(r);
+        break;
+    case OP_FLUSH_ALL:
+        if (ps->serving->may_flush)
+            return false;
+        outcome = (struct outcome){.result = RESULT_REFUSED, .message = "CLIENT_ERROR flush_all not allowed"};
         break;
     default:
         return false;
@@ -487,8 +543,27 @@ void cproxy_admit(struct request *r)
 
 /* --- a pool in a worker --- */
 
+/* The pool's servers, as this worker sees them. False when memory ran out. */
+static bool create_backends(struct pool_state *ps, struct cache *cache)
+{
+    const struct pool *pool = ps->pool;
+
+    for (uint32_t i = 0; i < pool->num_servers; i++) {
+        if (pool->servers[i].local) {
+            ps->local = local_create(ps->loop, cache, &ps->hooks->local, &ps->serving->local);
+            if (ps->local == NULL)
+                return false;
+            continue;
+        }
+        ps->downstreams[i] = downstream_create(ps->loop, &pool->servers[i], ps->settings, &ps->counters);
+        if (ps->downstreams[i] == NULL)
+            return false;
+    }
+    return true;
+}
+
 struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool, const struct cproxy_hooks *hooks,
-                                     uint32_t requests_per_event)
+                                     const struct cproxy_serving *serving, struct cache *cache)
 {
     struct pool_state *ps = calloc(1, sizeof(*ps));
     uint64_t estimate;
@@ -499,23 +574,16 @@ struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool,
     ps->pool = pool;
     ps->settings = &pool->settings;
     ps->hooks = hooks;
-    ps->requests_per_event = requests_per_event;
+    ps->serving = serving;
     estimate = ps->settings->client_buffer_max / (WINDOW_START + 1);
     ps->value_estimate = estimate < VALUE_ESTIMATE_START ? (uint32_t)estimate : VALUE_ESTIMATE_START;
     evtimer_assign(&ps->wait_timer, loop->base, on_wait, ps);
     ps->downstreams = calloc(pool->num_servers, sizeof(*ps->downstreams));
     if (ps->settings->time_stats)
         ps->timings = calloc(1, sizeof(*ps->timings));
-    if (ps->downstreams == NULL || (ps->settings->time_stats && ps->timings == NULL)) {
+    if (ps->downstreams == NULL || (ps->settings->time_stats && ps->timings == NULL) || !create_backends(ps, cache)) {
         pool_state_destroy(ps);
         return NULL;
-    }
-    for (uint32_t i = 0; i < pool->num_servers; i++) {
-        ps->downstreams[i] = downstream_create(loop, &pool->servers[i], ps->settings, &ps->counters);
-        if (ps->downstreams[i] == NULL) {
-            pool_state_destroy(ps);
-            return NULL;
-        }
     }
     return ps;
 }
@@ -532,6 +600,7 @@ void pool_state_destroy(struct pool_state *ps)
         if (ps->downstreams[i] != NULL)
             downstream_destroy(ps->downstreams[i]);
     free(ps->downstreams);
+    local_destroy(ps->local);
     free(ps->timings);
     free(ps);
 }
@@ -539,7 +608,7 @@ void pool_state_destroy(struct pool_state *ps)
 bool pool_state_idle(const struct pool_state *ps)
 {
     for (uint32_t i = 0; i < ps->pool->num_servers; i++)
-        if (!downstream_idle(ps->downstreams[i]))
+        if (ps->downstreams[i] != NULL && !downstream_idle(ps->downstreams[i]))
             return false;
     return ps->clients == NULL && ps->waiting.head == NULL;
 }

@@ -22,9 +22,13 @@
 #include "counters.h"
 #include "cproxy_config.h"
 #include "cproxy_downstream.h"
+#include "cproxy_local.h"
 #include "htgram.h"
 #include "loop.h"
 #include "request.h"
+
+/* What `version` says. It begins with a memcached's, for clients and tools choose by it: whose replies moxi's are. */
+#define CPROXY_VERSION "1.6.18 moxi " PACKAGE_VERSION
 
 struct client;
 struct pool_state;
@@ -35,6 +39,18 @@ struct cproxy_hooks {
     bool (*stats_proxy)(struct pool_state *ps, const uint8_t *arg, size_t len, struct spanq *out);
     /* A client has gone, and may make room for another. */
     void (*client_closed)(void);
+    /* A client wants the process to end. */
+    void (*shutdown)(void);
+    struct local_hooks local;
+};
+
+/* How clients are served, from the command line. */
+struct cproxy_serving {
+    uint32_t requests_per_event; /* -R */
+    uint32_t idle_timeout_s;     /* -o idle_timeout; 0: none */
+    bool may_shutdown;           /* -A */
+    bool may_flush;              /* not -F */
+    struct local_serving local;
 };
 
 /* Latencies by command, for `stats proxy timings`; only with time_stats. */
@@ -48,8 +64,9 @@ struct pool_state {
     const struct pool *pool;
     const struct settings *settings;
     const struct cproxy_hooks *hooks;
-    uint32_t requests_per_event;     /* -R */
-    struct downstream **downstreams; /* one a server, in the pool's order */
+    const struct cproxy_serving *serving;
+    struct downstream **downstreams; /* one a server, in the pool's order; NULL: it is local */
+    struct local *local;             /* NULL: no server is */
 
     /* this worker only */
     struct client *clients;       /* all of them, linked by next */
@@ -65,9 +82,12 @@ struct pool_state {
     struct timings *timings; /* NULL without time_stats */
 };
 
-/* A pool for a worker. All that is passed must outlive it. NULL when memory ran out. */
+/*
+ * A pool for a worker. All that is passed must outlive it; cache may be NULL if no server is local. NULL when memory ran
+ * out.
+ */
 struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool, const struct cproxy_hooks *hooks,
-                                     uint32_t requests_per_event) MUST_CHECK;
+                                     const struct cproxy_serving *serving, struct cache *cache) MUST_CHECK;
 
 /* Closes its clients and its connections to servers, whatever is still on them. */
 void pool_state_destroy(struct pool_state *ps);

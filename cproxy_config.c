@@ -33,6 +33,7 @@ enum {
 
 #define KIB (UINT64_C(1) << 10)
 #define MIB (UINT64_C(1) << 20)
+#define LOCAL_NAME "local"
 #define GIB (UINT64_C(1) << 30)
 #define HOUR_MS 3600000
 
@@ -614,13 +615,23 @@ static bool parse_path(struct reader *r, struct word w, struct server *server)
     return true;
 }
 
+/* Reads "local" or "local::weight". */
+static bool parse_local(struct reader *r, struct word w, struct server *server)
+{
+    const size_t n = strlen(LOCAL_NAME);
+
+    server->local = true;
+    server->host = copy_word((struct word){w.p, n});
+    return w.n == n || parse_weight(r, w, (struct word){w.p + n + 2, w.n - n - 2}, server);
+}
+
 static char *name_server(const struct server *server)
 {
     const bool ipv6 = strchr(server->host, ':') != NULL;
     const size_t n = strlen(server->host) + sizeof("[]:65535");
     char *name;
 
-    if (server->unix_socket)
+    if (server->unix_socket || server->local)
         return util_xstrdup(server->host);
     name = util_xmalloc(n);
     snprintf(name, n, "%s%s%s:%u", ipv6 ? "[" : "", server->host, ipv6 ? "]" : "", (unsigned)server->port);
@@ -655,6 +666,8 @@ static bool parse_server(struct reader *r, const struct pool *pool, struct serve
         ok = parse_path(r, (struct word){w.p + strlen("unix:"), w.n - strlen("unix:")}, server);
     else if (w.p[0] == '/')
         ok = parse_path(r, w, server);
+    else if (word_equals(w, LOCAL_NAME) || word_begins(w, LOCAL_NAME "::"))
+        ok = parse_local(r, w, server);
     else if (w.p[0] == '[')
         ok = parse_bracketed(r, w, server);
     else
@@ -852,4 +865,13 @@ void config_unref(struct config *config)
         free_pool(&config->pools[i]);
     free(config->pools);
     free(config);
+}
+
+bool config_has_local(const struct config *config)
+{
+    for (uint32_t i = 0; i < config->num_pools; i++)
+        for (uint32_t k = 0; k < config->pools[i].num_servers; k++)
+            if (config->pools[i].servers[k].local)
+                return true;
+    return false;
 }

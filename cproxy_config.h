@@ -97,6 +97,7 @@ struct server {
     char *host;    /* name or address without brackets; a path when unix_socket */
     uint16_t port; /* 0 when unix_socket */
     bool unix_socket;
+    bool local; /* the cache inside moxi: host is "local", port 0 */
     uint32_t weight;
 };
 
@@ -117,9 +118,13 @@ struct config {
     uint32_t num_pools;
 };
 
+/* Whether any pool has a server "local". */
+bool config_has_local(const struct config *config);
+
 /*
  * Reads -z: "LPORT=host[:port[:weight]],…[;LPORT2=…]". A host is a name, an IPv4 address, an IPv6 address in
- * brackets, or a unix socket as "/path" or "unix:/path" (with ":weight" or "::weight" after it for a weight). White
+ * brackets, or a unix socket as "/path" or "unix:/path" (with ":weight" or "::weight" after it for a weight), or "local"
+ * or "local::weight", the cache inside moxi. White
  * space and '#' comments are skipped. Each pool gets a copy of the settings. Returns a config with one reference, or
  * NULL with error naming the pool, the server and what is wrong with it.
  */

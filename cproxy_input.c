@@ -222,7 +222,7 @@ static struct request *request_of(struct client *c, const struct command *cmd)
         request_set_key(r, cmd->key, cmd->key_len);
     else if (cmd->num_keys > 1)
         ok = copy_keys(c, r, cmd);
-    else if (cmd->op == OP_STATS)
+    else
         ok = copy_arg(c, r, cmd);
     if (!ok) {
         client_fail(c, "out of memory");
@@ -234,6 +234,8 @@ static struct request *request_of(struct client *c, const struct command *cmd)
 /* A value over item_size_max. As in memcached, a set that fails does not leave the old value behind. */
 static void refuse_size(struct client *c, struct request *r)
 {
+    if (c->ps->local != NULL)
+        local_count_too_large(c->ps->local);
     if (r->op != OP_SET) {
         refuse(c, r, "SERVER_ERROR object too large for cache");
         return;
@@ -458,7 +460,7 @@ static bool may_admit(const struct client *c)
 /* Deals with n bytes at p in chunk; the first `seen` hold no end of line. What has to wait is kept. */
 static void take_input(struct client *c, struct chunk *chunk, uint8_t *p, size_t n, size_t seen)
 {
-    uint32_t budget = c->ps->requests_per_event;
+    uint32_t budget = c->ps->serving->requests_per_event;
 
     while (n > 0 && !c->closing && !c->eof) {
         size_t took;
@@ -468,6 +470,8 @@ static void take_input(struct client *c, struct chunk *chunk, uint8_t *p, size_t
         } else if (c->in != NULL && c->in->skip_line) {
             took = skip_line(c, p, n);
         } else if (budget == 0 || !may_admit(c)) {
+            if (budget == 0)
+                counter_add(&c->ps->counters.tot_upstream_yields, 1);
             keep(c, chunk, p, n, true);
             client_mark(c);
             return;
@@ -558,6 +562,7 @@ static void read_long_line(struct client *c)
         read_nothing(c, status);
         return;
     }
+    counter_add(&c->ps->counters.tot_upstream_read, got);
     chunk = c->in->rest;
     pos = c->in->rest_pos;
     seen = c->in->rest_len;
@@ -601,6 +606,7 @@ static void read_some(struct client *c)
         read_nothing(c, status);
         return;
     }
+    counter_add(&c->ps->counters.tot_upstream_read, got);
     if (kept > 0)
         drop_rest(c);
     if (filling) {

@@ -25,7 +25,6 @@ enum {
 #define BAD_DELETE "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]"
 #define BAD_EXPTIME "CLIENT_ERROR invalid exptime argument"
 #define BAD_DELTA "CLIENT_ERROR invalid numeric delta argument"
-#define BAD_SHUTDOWN "ERROR: shutdown not enabled"
 #define BAD_LINE "CLIENT_ERROR line too long"
 #define BAD_COMMAND "ERROR"
 
@@ -322,17 +321,21 @@ static enum parse_status parse_verbosity(const struct line *line, struct key_lis
     return PARSE_OK;
 }
 
-static enum parse_status parse_stats(const struct line *line, struct key_list *keys, struct command *cmd)
+/* Keeps what follows the command. False when it is too long to be anything. */
+static bool set_arg(const struct line *line, struct command *cmd)
 {
-    (void)keys;
     if (line->num_tokens > 1) {
         cmd->key = line->tokens[1].p;
         cmd->key_len = (size_t)(line->p + line->len - cmd->key);
-        /* It is passed on, and a server closes a connection on which a line does not end soon. */
-        if (cmd->key_len > KEY_MAX)
-            return refuse(cmd, BAD_LINE);
     }
-    return PARSE_OK;
+    return cmd->key_len <= KEY_MAX;
+}
+
+static enum parse_status parse_stats(const struct line *line, struct key_list *keys, struct command *cmd)
+{
+    (void)keys;
+    /* It is passed on, and a server closes a connection on which a line does not end soon. */
+    return set_arg(line, cmd) ? PARSE_OK : refuse(cmd, BAD_LINE);
 }
 
 static enum parse_status parse_bare(const struct line *line, struct key_list *keys, struct command *cmd)
@@ -343,24 +346,34 @@ static enum parse_status parse_bare(const struct line *line, struct key_list *ke
     return PARSE_OK;
 }
 
-static enum parse_status parse_shutdown(const struct line *line, struct key_list *keys, struct command *cmd)
+static enum parse_status parse_manage(const struct line *line, struct key_list *keys, struct command *cmd)
 {
-    (void)line;
     (void)keys;
-    return refuse(cmd, BAD_SHUTDOWN);
+    return set_arg(line, cmd) ? PARSE_OK : refuse(cmd, BAD_LINE);
+}
+
+/* cache_memlimit megabytes [noreply] */
+static enum parse_status parse_memlimit(const struct line *line, struct key_list *keys, struct command *cmd)
+{
+    (void)keys;
+    if (line->num_tokens < 2 || line->num_tokens > 3 || !token_u64(&line->tokens[1], &cmd->number))
+        return refuse(cmd, BAD_COMMAND);
+    cmd->noreply = last_is_noreply(line);
+    return PARSE_OK;
 }
 
 typedef enum parse_status (*parse_fn)(const struct line *line, struct key_list *keys, struct command *cmd);
 
 /* How the arguments of each command are read; the word is op_table's. */
 static const parse_fn parsers[OP_COUNT] = {
-    [OP_GET] = parse_get,           [OP_GETS] = parse_get,      [OP_GAT] = parse_gat,
-    [OP_GATS] = parse_gat,          [OP_SET] = parse_store,     [OP_ADD] = parse_store,
-    [OP_REPLACE] = parse_store,     [OP_APPEND] = parse_store,  [OP_PREPEND] = parse_store,
-    [OP_CAS] = parse_store,         [OP_INCR] = parse_arith,    [OP_DECR] = parse_arith,
-    [OP_TOUCH] = parse_touch,       [OP_DELETE] = parse_delete, [OP_FLUSH_ALL] = parse_flush_all,
-    [OP_STATS] = parse_stats,       [OP_VERSION] = parse_bare,  [OP_VERBOSITY] = parse_verbosity,
-    [OP_SHUTDOWN] = parse_shutdown, [OP_QUIT] = parse_bare,
+    [OP_GET] = parse_get,         [OP_GETS] = parse_get,       [OP_GAT] = parse_gat,
+    [OP_GATS] = parse_gat,        [OP_SET] = parse_store,      [OP_ADD] = parse_store,
+    [OP_REPLACE] = parse_store,   [OP_APPEND] = parse_store,   [OP_PREPEND] = parse_store,
+    [OP_CAS] = parse_store,       [OP_INCR] = parse_arith,     [OP_DECR] = parse_arith,
+    [OP_TOUCH] = parse_touch,     [OP_DELETE] = parse_delete,  [OP_FLUSH_ALL] = parse_flush_all,
+    [OP_STATS] = parse_stats,     [OP_VERSION] = parse_bare,   [OP_VERBOSITY] = parse_verbosity,
+    [OP_SHUTDOWN] = parse_manage, [OP_CRAWLER] = parse_manage, [OP_MEMLIMIT] = parse_memlimit,
+    [OP_QUIT] = parse_bare,
 };
 
 /*
@@ -850,6 +863,26 @@ static bool ascii_compose_outcome(const struct request *r, const struct outcome 
     return ok;
 }
 
+static size_t ascii_compose_head(const struct rkey *key, const struct hit *hit, uint8_t *dst)
+{
+    char *p = (char *)dst;
+
+    memcpy(p, "VALUE ", 6);
+    p += 6;
+    memcpy(p, key->p, key->len);
+    p += key->len;
+    *p++ = ' ';
+    p += util_format_u64(p, hit->flags);
+    *p++ = ' ';
+    p += util_format_u64(p, hit->value_len);
+    if (hit->has_cas) {
+        *p++ = ' ';
+        p += util_format_u64(p, hit->cas);
+    }
+    memcpy(p, CRLF, 2);
+    return (size_t)(p + 2 - (char *)dst);
+}
+
 const struct codec codec_ascii = {
     .name = "ascii",
     .parse_request = ascii_parse_request,
@@ -857,5 +890,6 @@ const struct codec codec_ascii = {
     .check_tail = ascii_check_tail,
     .compose_request = ascii_compose_request,
     .parse_reply = ascii_parse_reply,
+    .compose_head = ascii_compose_head,
     .compose_outcome = ascii_compose_outcome,
 };

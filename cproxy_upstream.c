@@ -328,11 +328,13 @@ static void continue_head(struct client *c)
 static bool flush(struct client *c)
 {
     enum conn_status status;
+    size_t bytes = c->conn.out.bytes;
 
-    if (c->conn.out.bytes == 0 || (c->conn.blocked && !c->writable))
+    if (bytes == 0 || (c->conn.blocked && !c->writable))
         return true;
     c->writable = false;
     status = conn_flush(&c->conn, client_loop(c));
+    counter_add(&c->ps->counters.tot_upstream_written, bytes - c->conn.out.bytes);
     if (status == CONN_AGAIN)
         /* It may stay for long: small pieces are not to keep large buffers. Without memory they just do. */
         (void)!spanq_own(&c->conn.out, &client_loop(c)->bufs, REFER_MIN);
@@ -382,6 +384,7 @@ bool client_create(struct pool_state *ps, int fd)
         return false;
     }
     c->ps = ps;
+    c->active_ms = ps->loop->active_ms - 1;
     c->next = ps->clients;
     c->link = &ps->clients;
     if (c->next != NULL)
@@ -403,8 +406,26 @@ void clients_drain(struct pool_state *ps)
     }
 }
 
+/* Seconds since it last sent something. A unit of active_ms is 1024 us. */
+static uint32_t idle_seconds(const struct client *c)
+{
+    return (uint32_t)((uint64_t)(client_loop(c)->active_ms - c->active_ms) * 1024 / 1000000);
+}
+
+static void kick_idle(struct pool_state *ps)
+{
+    for (struct client *c = ps->clients; c != NULL; c = c->next) {
+        if (c->head != NULL || c->conn.out.bytes > 0 || idle_seconds(c) < ps->serving->idle_timeout_s)
+            continue;
+        counter_add(&ps->counters.tot_upstream_idle_kicks, 1);
+        client_fail(c, "it was idle for too long");
+    }
+}
+
 void clients_tick(struct pool_state *ps)
 {
+    if (ps->serving->idle_timeout_s > 0)
+        kick_idle(ps);
     for (struct client *c = ps->num_lingering > 0 ? ps->clients : NULL; c != NULL; c = c->next)
         if (c->lingering && ++c->linger_ticks > LINGER_TICKS)
             client_fail(c, "it took too long to notice that it was hung up on");

@@ -45,8 +45,12 @@ static struct {
 
     /* written by the main thread, read by any */
     uint32_t limit;
+    bool rejects; /* maxconns_fast */
     _Atomic uint64_t total;
     _Atomic uint64_t num_disabled;
+    _Atomic uint64_t disabled_us;    /* in times that are over */
+    _Atomic uint64_t disabled_since; /* when accepting was stopped; 0: it is not */
+    _Atomic uint64_t num_rejected;
 
     /* written by any */
     atomic_uint num_clients;
@@ -183,6 +187,7 @@ static bool open_unix(const char *path, uint32_t mask, uint32_t backlog, char *e
 bool listener_open(const struct options *options, const struct config *config, char *error, size_t errlen)
 {
     listener.limit = options->conn_limit;
+    listener.rejects = options->maxconns_fast;
     /* An address with a port of its own is the first pool's; the others are for the ports of all pools. */
     for (uint32_t i = 0; i < options->num_listen; i++)
         if (options->listen[i].has_port &&
@@ -230,6 +235,7 @@ static void accept_again(void)
     if (!atomic_load(&listener.stopped) || at_limit())
         return;
     atomic_store(&listener.stopped, false);
+    atomic_fetch_add(&listener.disabled_us, util_now_us() - atomic_exchange(&listener.disabled_since, 0));
     set_listening(true);
     log_info("listener: accepting again");
 }
@@ -243,6 +249,7 @@ static void stop_accepting(const char *why)
     log_warning("listener: not accepting, %s; %u clients", why, atomic_load(&listener.num_clients));
     set_listening(false);
     atomic_fetch_add_explicit(&listener.num_disabled, 1, memory_order_relaxed);
+    atomic_store(&listener.disabled_since, util_now_us());
     atomic_store(&listener.stopped, true);
     /* A client may have gone before `stopped` could be seen; and descriptors come back without telling. */
     (void)event_add(&listener.retry, &retry);
@@ -289,6 +296,17 @@ static void hand_over(const struct socket *s, int fd)
     atomic_fetch_sub(&listener.num_clients, 1);
 }
 
+static void reject(int fd)
+{
+    static const char text[] = "ERROR Too many open connections\r\n";
+
+    /* The socket is new, so this fits; or else its client has gone. */
+    if (write(fd, text, sizeof(text) - 1) < 0)
+        log_debug("listener: a client beyond -c had gone: %s", strerror(errno));
+    close(fd);
+    atomic_fetch_add_explicit(&listener.num_rejected, 1, memory_order_relaxed);
+}
+
 static void on_readable(evutil_socket_t fd, short what, void *arg)
 {
     const struct socket *s = arg;
@@ -297,13 +315,16 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     for (int i = 0; i < ACCEPT_BATCH; i++) {
         int client;
 
-        if (at_limit()) {
+        if (at_limit() && !listener.rejects) {
             stop_accepting("as many clients as -c allows");
             return;
         }
         client = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (client >= 0) {
-            hand_over(s, client);
+            if (at_limit())
+                reject(client);
+            else
+                hand_over(s, client);
             continue;
         }
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -368,11 +389,15 @@ void listener_teardown(void)
 
 struct listener_stats listener_stats(void)
 {
+    uint64_t since = atomic_load(&listener.disabled_since);
+
     return (struct listener_stats){
         .curr_connections = atomic_load(&listener.num_clients),
         .max_connections = listener.limit,
         .total_connections = atomic_load_explicit(&listener.total, memory_order_relaxed),
         .listen_disabled_num = atomic_load_explicit(&listener.num_disabled, memory_order_relaxed),
+        .listen_disabled_us = atomic_load(&listener.disabled_us) + (since != 0 ? util_now_us() - since : 0),
+        .rejected_connections = atomic_load_explicit(&listener.num_rejected, memory_order_relaxed),
         .accepting = !atomic_load(&listener.stopped),
     };
 }

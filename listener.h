@@ -4,7 +4,8 @@
  *
  * The main thread accepts and hands each client to the next worker in turn. As memcached does, it stops accepting
  * when there are as many clients as allowed, or the system has no more file descriptors: who comes then waits in the
- * backlog. It accepts again when a client has gone, or after a short time.
+ * backlog. It accepts again when a client has gone, or after a short time. With maxconns_fast, who comes when there are as
+ * many as allowed is told so, and hung up on.
  */
 #ifndef LISTENER_H
 #define LISTENER_H
@@ -38,7 +39,9 @@ struct listener_stats {
     uint32_t curr_connections;
     uint32_t max_connections;
     uint64_t total_connections;
-    uint64_t listen_disabled_num; /* times that accepting was stopped */
+    uint64_t listen_disabled_num;  /* times that accepting was stopped */
+    uint64_t listen_disabled_us;   /* how long, up to now */
+    uint64_t rejected_connections; /* clients beyond the limit that were told so and hung up on */
     bool accepting;
 };
 

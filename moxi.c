@@ -22,10 +22,14 @@
 #include <unistd.h>
 
 #include "agent_config.h"
+#include "cache.h"
+#include "crawler.h"
 #include "cproxy_stats.h"
 #include "listener.h"
 #include "log.h"
+#include "memcached_stats.h"
 #include "options.h"
+#include "prefix_stats.h"
 #include "resolve.h"
 #include "worker.h"
 
@@ -37,14 +41,33 @@ enum {
 struct process {
     struct options options;
     struct config *config;
+    struct cproxy_serving serving;
     struct event_base *base;
     struct event *signals[3];
+    struct cache *cache; /* NULL: no server is local */
     struct worker **workers;
     uint32_t num_workers; /* that were created */
     bool has_pidfile;
 };
 
-static const struct cproxy_hooks hooks = {.stats_proxy = stats_proxy, .client_closed = listener_client_closed};
+/* shutdown: as by a signal, for it is the main loop that ends. */
+static void shut_down(void)
+{
+    (void)kill(getpid(), SIGTERM);
+}
+
+static const struct cproxy_hooks hooks = {
+    .stats_proxy = stats_proxy,
+    .client_closed = listener_client_closed,
+    .shutdown = shut_down,
+    .local =
+        {
+            .stats = memcached_stats_tell,
+            .stats_reset = memcached_stats_reset,
+            .set_crawler = crawler_set,
+            .crawl = crawler_crawl,
+        },
+};
 
 static NO_RETURN void die(int status, const char *text)
 {
@@ -83,12 +106,18 @@ static void load_config(struct process *p)
         .has_port = o->has_port,
         .port = (uint16_t)o->port,
         .has_unix_socket = o->unix_socket != NULL,
+        .item_size = o->item_size,
     };
     char error[1024];
 
     p->config = agent_config_load(&source, error, sizeof(error));
     if (p->config == NULL)
         die(EX_USAGE, error);
+    if (o->cache_option != 0 && !config_has_local(p->config)) {
+        snprintf(error, sizeof(error), "-%c is for the cache inside, but no server of -z is \"local\"",
+                 o->cache_option);
+        die(EX_USAGE, error);
+    }
 }
 
 /* Descriptors for all clients and servers. When the system does not allow so many, moxi serves with what there is. */
@@ -240,23 +269,58 @@ static void check_names(struct process *p, struct work_queue *q)
         for (uint32_t s = 0; s < p->config->pools[i].num_servers; s++) {
             struct server *server = &p->config->pools[i].servers[s];
 
-            if (!resolve_numeric(server->host, server->port, &address) &&
+            if (!server->local && !resolve_numeric(server->host, server->port, &address) &&
                 !resolve_name(server->host, server->port, q, on_looked_up, server))
                 log_warning("downstream %s: not looked up: out of memory", server->name);
         }
+}
+
+static void start_cache(struct process *p)
+{
+    const struct options *o = &p->options;
+    const struct cache_options options = {
+        .limit = (uint64_t)o->memory_mb << 20, .item_max = o->item_size, .evict = !o->no_evict};
+
+    if (!config_has_local(p->config))
+        return;
+    p->cache = cache_create(&options);
+    if (p->cache == NULL)
+        die(EX_OSERR, "out of memory for the cache");
+    if (!crawler_start(p->base, p->cache))
+        die(EX_OSERR, "the event loop refuses a timer");
+    crawler_set(!o->no_crawler);
+    if (o->delimiter != 0) {
+        prefix_stats_set_delimiter(o->delimiter);
+        prefix_stats_enable(true);
+    }
+}
+
+static void set_serving(struct process *p)
+{
+    const struct options *o = &p->options;
+
+    p->serving = (struct cproxy_serving){
+        .requests_per_event = o->reqs_per_event,
+        .idle_timeout_s = o->idle_timeout_s,
+        .may_shutdown = o->may_shutdown,
+        .may_flush = !o->no_flush,
+        .local = {.may_dump = !o->no_dump, .has_cas = !o->no_cas, .evicts = !o->no_evict, .item_max = o->item_size},
+    };
 }
 
 static void start_workers(struct process *p)
 {
     uint32_t n = p->options.threads;
 
+    set_serving(p);
     p->workers = util_xcalloc(n, sizeof(struct worker *));
     for (uint32_t i = 0; i < n; i++) {
-        p->workers[i] = worker_create(p->config, &hooks, p->options.reqs_per_event);
+        p->workers[i] = worker_create(p->config, &hooks, &p->serving, p->cache);
         if (p->workers[i] == NULL)
             die_errno("cannot make a worker", "");
         p->num_workers++;
     }
+    memcached_stats_setup(&p->options, p->config, p->workers, n);
     if (!stats_setup(&p->options, p->config, p->workers, n))
         die(EX_OSERR, "out of memory");
     for (uint32_t i = 0; i < n; i++)
@@ -273,12 +337,15 @@ static void tear_down(struct process *p, struct work_queue *names)
     for (uint32_t i = 0; i < p->num_workers; i++)
         worker_join(p->workers[i]);
     resolve_stop();
+    crawler_stop();
     /* What was looked up already is reported now, while there is a configuration. */
     work_queue_close(names);
     work_queue_teardown(names);
     for (uint32_t i = 0; i < p->num_workers; i++)
         worker_destroy(p->workers[i]);
     free(p->workers);
+    cache_destroy(p->cache);
+    prefix_stats_reset();
     stats_teardown();
     listener_teardown();
     config_unref(p->config);
@@ -297,6 +364,7 @@ static void serve(struct process *p)
     handle_signals(p);
     if (!resolve_start())
         die_errno("cannot start the resolver", "");
+    start_cache(p);
     start_workers(p);
     if (!listener_start(p->base, p->workers, p->num_workers))
         die(EX_OSERR, "the event loop refuses to listen");

@@ -16,24 +16,29 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "cache.h"
 #include "counters.h"
 #include "cproxy_config.h"
 
 enum {
     THREADS_MAX = 64,
     PORT_MAX = 65535,
+    MEMCACHED_PORT = 11211,
     UNIX_PATH_MAX_BYTES = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1,
     LONG_ONLY = 256, /* what getopt returns for row i, when it has no letter: LONG_ONLY + i */
 };
 
 enum option_type {
-    OPTION_STRING, /* const char * */
-    OPTION_NUMBER, /* uint32_t, min to max */
-    OPTION_OCTAL,  /* uint32_t, written in base 8, up to max */
-    OPTION_FLAG,   /* bool */
-    OPTION_COUNT,  /* uint32_t: how often it was given */
-    OPTION_LISTEN, /* one or more addresses, separated by commas; may be given again */
-    OPTION_STATUS, /* no field: makes options_parse return def */
+    OPTION_STRING,   /* const char * */
+    OPTION_NUMBER,   /* uint32_t, min to max */
+    OPTION_OCTAL,    /* uint32_t, written in base 8, up to max */
+    OPTION_BYTES,    /* uint32_t, min to max, with k or m behind it */
+    OPTION_FLAG,     /* bool */
+    OPTION_COUNT,    /* uint32_t: how often it was given */
+    OPTION_CHAR,     /* char */
+    OPTION_EXTENDED, /* one or more suboptions, separated by commas; may be given again */
+    OPTION_LISTEN,   /* one or more addresses, separated by commas; may be given again */
+    OPTION_STATUS,   /* no field: makes options_parse return def */
 };
 
 /* One option. */
@@ -56,7 +61,8 @@ static const struct option_row rows[] = {
     {'Z', "settings", "SETTINGS", OPTION_STRING, FIELD(settings), 0, 0, 0,
      "KEY=VALUE,... as listed under SETTINGS, or a file that holds them when it begins with '/' or '.'"},
     {'p', "port", "PORT", OPTION_NUMBER, FIELD(port), 0, 0, PORT_MAX,
-     "TCP port of the pool of a -z that has no LPORT="},
+     "TCP port of the pool of a -z that has no LPORT=, and of a moxi without -z, which is a memcached (then 11211 by "
+     "default, or none with -s)"},
     {'s', "unix-socket", "PATH", OPTION_STRING, FIELD(unix_socket), 0, 0, 0,
      "unix socket to listen on as well; alone, with an LPORT of 0"},
     {'a', "unix-mask", "MODE", OPTION_OCTAL, FIELD(unix_mask), 0700, 0, 0777,
@@ -72,6 +78,27 @@ static const struct option_row rows[] = {
      "worker threads; without it, one for each core that moxi may run on"},
     {'R', "max-reqs-per-event", "NUMBER", OPTION_NUMBER, FIELD(reqs_per_event), 20, 1, 1000000,
      "requests of one client in a turn before others have theirs"},
+    {'m', "memory-limit", "MEGABYTES", OPTION_NUMBER, FIELD(memory_mb), 64, 1, 16 * 1024 * 1024,
+     "memory for the cache inside"},
+    {'I', "max-item-size", "BYTES", OPTION_BYTES, FIELD(item_size), CACHE_ITEM_MAX, 1024, CACHE_ITEM_MAX_LIMIT,
+     "largest item of the cache inside, with k or m behind it for KiB or MiB"},
+    {'M', "disable-evictions", NULL, OPTION_FLAG, FIELD(no_evict), 0, 0, 0,
+     "give an error when the cache inside is full, instead of evicting"},
+    {'C', "disable-cas", NULL, OPTION_FLAG, FIELD(no_cas), 0, 0, 0,
+     "do not tell versions of items: gets tells 0, and cas takes any for the right one"},
+    {'X', "disable-dumping", NULL, OPTION_FLAG, FIELD(no_dump), 0, 0, 0,
+     "refuse stats cachedump and lru_crawler metadump"},
+    {'D', "delimiter", "CHARACTER", OPTION_CHAR, FIELD(delimiter), 0, 0, 0,
+     "count by what stands before this character in keys, for stats detail, from the start; otherwise ':', once stats "
+     "detail is on"},
+    {'A', "enable-shutdown", NULL, OPTION_FLAG, FIELD(may_shutdown), 0, 0, 0,
+     "let clients end moxi with the command shutdown"},
+    {'F', "disable-flush-all", NULL, OPTION_FLAG, FIELD(no_flush), 0, 0, 0, "refuse flush_all"},
+    {'o', "extended", "SUBOPTIONS", OPTION_EXTENDED, 0, 0, 0, 0,
+     "with commas between: maxconns_fast (a client beyond -c is told so and hung up on, "
+     "instead of waiting; on by default without -z), "
+     "idle_timeout=SECONDS (hang up on a client that sends nothing for so long; 0, the default, is never), lru_crawler "
+     "(look for expired items in the background; on by default); no_ in front of one switches it off"},
     {'d', "daemon", NULL, OPTION_FLAG, FIELD(daemon), 0, 0, 0, "run in the background"},
     {'P', "pidfile", "FILE", OPTION_STRING, FIELD(pidfile), 0, 0, 0,
      "write the process id to this file, and remove it at the end"},
@@ -96,6 +123,7 @@ _Static_assert(ARRAY_LEN(rows) <= 32, "the rows fit in a uint32_t");
 struct parse {
     struct options *options;
     uint32_t given;
+    bool maxconns_given;
     char *error;
     size_t errlen;
 };
@@ -138,7 +166,7 @@ static void set_defaults(struct options *options)
 {
     memset(options, 0, sizeof(*options));
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        if (rows[i].type == OPTION_NUMBER || rows[i].type == OPTION_OCTAL)
+        if (rows[i].type == OPTION_NUMBER || rows[i].type == OPTION_OCTAL || rows[i].type == OPTION_BYTES)
             set_number(options, &rows[i], rows[i].def);
     }
 }
@@ -165,6 +193,22 @@ static bool parse_octal(struct parse *parse, const struct option_row *row, const
     if (n == 0 || strspn(text, "01234567") != n || v > row->max)
         return fail(parse, "-%c %s: expected permissions in octal, up to %o", row->letter, text, row->max);
     set_number(parse->options, row, v);
+    return true;
+}
+
+static bool parse_bytes(struct parse *parse, const struct option_row *row, const char *text)
+{
+    size_t n = strlen(text);
+    unsigned shift = 0;
+    uint64_t v;
+
+    if (n > 0)
+        shift = strchr("kK", text[n - 1]) != NULL ? 10 : strchr("mM", text[n - 1]) != NULL ? 20 : 0;
+    if (!util_parse_u64(text, shift != 0 ? n - 1 : n, &v) || v > row->max || v << shift < row->min ||
+        v << shift > row->max)
+        return fail(parse, "-%c %s: expected a size from %uk to %um", row->letter, text, row->min >> 10,
+                    row->max >> 20);
+    set_number(parse->options, row, (uint32_t)(v << shift));
     return true;
 }
 
@@ -256,10 +300,80 @@ static bool parse_addresses(struct parse *parse, const char *text)
     }
 }
 
+/* A suboption of -o. */
+struct suboption {
+    const char *name; /* without no_ */
+    bool has_value;
+    size_t offset; /* of a bool, or of a uint32_t when has_value */
+    bool inverted; /* the bool is true for no_ */
+};
+
+static const struct suboption suboptions[] = {
+    {"maxconns_fast", false, FIELD(maxconns_fast), false},
+    {"idle_timeout", true, FIELD(idle_timeout_s), false},
+    {"lru_crawler", false, FIELD(no_crawler), true},
+};
+
+static const struct suboption *find_suboption(const char *name, size_t n)
+{
+    for (size_t i = 0; i < ARRAY_LEN(suboptions); i++)
+        if (strlen(suboptions[i].name) == n && memcmp(suboptions[i].name, name, n) == 0)
+            return &suboptions[i];
+    return NULL;
+}
+
+/* One suboption, n bytes at p: NAME, NAME=NUMBER or no_NAME. */
+static bool parse_suboption(struct parse *parse, const char *p, size_t n)
+{
+    const char *equals = memchr(p, '=', n);
+    size_t name_n = equals != NULL ? (size_t)(equals - p) : n;
+    bool off = name_n > 3 && memcmp(p, "no_", 3) == 0;
+    const struct suboption *s = off ? find_suboption(p + 3, name_n - 3) : find_suboption(p, name_n);
+    uint64_t v = 0;
+
+    if (s == NULL)
+        return fail(parse, "-o %.*s: not a suboption, or one that means nothing here (moxi -h lists them)", (int)n, p);
+    if ((equals != NULL) != (s->has_value && !off))
+        return fail(parse, "-o %.*s: %s", (int)n, p,
+                    equals != NULL ? "it takes no value" : "expected =NUMBER after it");
+    if (!s->has_value) {
+        bool on = off == s->inverted;
+
+        memcpy((char *)parse->options + s->offset, &on, sizeof(on));
+        parse->maxconns_given = parse->maxconns_given || s->offset == FIELD(maxconns_fast);
+        return true;
+    }
+    if (equals != NULL && (!util_parse_u64(equals + 1, (size_t)(p + n - equals) - 1, &v) || v > INT32_MAX))
+        return fail(parse, "-o %.*s: expected a number up to %d", (int)n, p, INT32_MAX);
+    *(uint32_t *)((char *)parse->options + s->offset) = (uint32_t)v;
+    return true;
+}
+
+static bool parse_extended(struct parse *parse, const char *text)
+{
+    for (;;) {
+        size_t n = strcspn(text, ",");
+        if (!parse_suboption(parse, text, n))
+            return false;
+        if (text[n] == '\0')
+            return true;
+        text += n + 1;
+    }
+}
+
+static bool parse_char(struct parse *parse, const struct option_row *row, const char *text)
+{
+    if (strlen(text) != 1)
+        return fail(parse, "-%c %s: expected one character", row->letter, text);
+    ((char *)parse->options)[row->offset] = text[0];
+    return true;
+}
+
 /* An option whose second mention would silently undo the first. */
 static bool is_single(const struct option_row *row)
 {
-    return row->type == OPTION_STRING || row->type == OPTION_NUMBER || row->type == OPTION_OCTAL;
+    return row->type == OPTION_STRING || row->type == OPTION_NUMBER || row->type == OPTION_OCTAL ||
+           row->type == OPTION_BYTES || row->type == OPTION_CHAR;
 }
 
 static bool apply_option(struct parse *parse, const struct option_row *row, const char *argument)
@@ -270,6 +384,8 @@ static bool apply_option(struct parse *parse, const struct option_row *row, cons
     if (is_single(row) && (parse->given & bit) != 0)
         return fail(parse, "-%c: given twice", row->letter);
     parse->given |= bit;
+    if (strchr("mIMCXD", row->letter) != NULL && row->letter != 0)
+        parse->options->cache_option = row->letter;
     switch (row->type) {
     case OPTION_STRING:
         return parse_string(parse, row, argument);
@@ -277,11 +393,17 @@ static bool apply_option(struct parse *parse, const struct option_row *row, cons
         return parse_number(parse, row, argument);
     case OPTION_OCTAL:
         return parse_octal(parse, row, argument);
+    case OPTION_BYTES:
+        return parse_bytes(parse, row, argument);
     case OPTION_LISTEN:
         return parse_addresses(parse, argument);
     case OPTION_FLAG:
         *(bool *)field = true;
         return true;
+    case OPTION_CHAR:
+        return parse_char(parse, row, argument);
+    case OPTION_EXTENDED:
+        return parse_extended(parse, argument);
     case OPTION_COUNT:
         ++*(uint32_t *)field;
         return true;
@@ -340,13 +462,29 @@ static enum options_status fail_getopt(struct parse *parse, int value, char **ar
     return OPTIONS_BAD;
 }
 
+/* Without -z, moxi is one memcached, with memcached's defaults. */
+static void be_memcached(struct parse *parse)
+{
+    struct options *options = parse->options;
+
+    options->cluster = "local";
+    if (!parse->maxconns_given)
+        options->maxconns_fast = true;
+    if (options->has_port)
+        return;
+    options->has_port = true;
+    options->port = options->unix_socket != NULL ? 0 : MEMCACHED_PORT;
+}
+
 /* What must be true of the whole. */
 static bool check_options(struct parse *parse, int argc, char **argv)
 {
     if (optind < argc)
         return fail(parse, "%s: unexpected argument", argv[optind]);
+    if (parse->options->item_size > (uint64_t)parse->options->memory_mb << 19)
+        return fail(parse, "-I: an item may have half of the memory of -m at the most");
     if (parse->options->cluster == NULL)
-        return fail(parse, "-z is missing: it says which servers to stand before, as in -z 11211=host1,host2");
+        be_memcached(parse);
     return true;
 }
 
@@ -373,7 +511,7 @@ static enum options_status parse_arguments(struct parse *parse, int argc, char *
 
 enum options_status options_parse(struct options *options, int argc, char **argv, char *error, size_t errlen)
 {
-    struct parse parse = {options, 0, error, errlen};
+    struct parse parse = {.options = options, .error = error, .errlen = errlen};
     enum options_status status;
 
     set_defaults(options);
@@ -403,14 +541,16 @@ static void print_default(FILE *out, const struct option_row *row)
         fprintf(out, " (default %u)", row->def);
     if (row->type == OPTION_OCTAL)
         fprintf(out, " (default 0%o)", row->def);
+    if (row->type == OPTION_BYTES)
+        fprintf(out, " (default %um)", row->def >> 20);
 }
 
 static void print_help(FILE *out)
 {
     fprintf(out,
-            "moxi %s, a proxy that makes many memcacheds one\n"
+            "moxi %s, a proxy that makes many memcacheds one, and a memcached\n"
             "\n"
-            "usage: moxi -z LPORT=HOST[:PORT[:WEIGHT]],...[;LPORT2=...] [-Z KEY=VALUE,...] [OPTION...]\n"
+            "usage: moxi [-z LPORT=HOST[:PORT[:WEIGHT]],...[;LPORT2=...]] [-Z KEY=VALUE,...] [OPTION...]\n"
             "\n"
             "OPTIONS\n",
             moxi_version());
@@ -498,6 +638,7 @@ static const struct man_item man_files[] = {
 };
 
 static const struct man_item man_examples[] = {
+    {"moxi -m 1024", "A memcached of 1 GB at port 11211."},
     {"moxi -z 11211=cache1:11211,cache2:11211", "One memcached at port 11211 that is spread over two."},
     {"moxi -z '11211=a,b;11212=c:11311:1,d:11311:3' -l 127.0.0.1",
      "Two pools for clients on this host; in the second one, d holds three times as many keys as c."},
@@ -593,8 +734,8 @@ static void put_settings(FILE *out)
 
 static void put_description(FILE *out)
 {
-    fputs(".SH NAME\nmoxi \\- a proxy that makes many memcacheds one\n"
-          ".SH SYNOPSIS\n.B moxi\n\\fB\\-z\\fR \\fIPOOLS\\fR [\\fB\\-Z\\fR \\fISETTINGS\\fR] [\\fIOPTION\\fR...]\n"
+    fputs(".SH NAME\nmoxi \\- a proxy that makes many memcacheds one, and a memcached\n"
+          ".SH SYNOPSIS\n.B moxi\n[\\fB\\-z\\fR \\fIPOOLS\\fR] [\\fB\\-Z\\fR \\fISETTINGS\\fR] [\\fIOPTION\\fR...]\n"
           ".SH DESCRIPTION\n",
           out);
     put_paragraph(out,
@@ -608,6 +749,9 @@ static void put_description(FILE *out)
                   "or the path of a unix socket (/path or unix:/path). A port may follow a host (:11211 when it does "
                   "not), and a weight the port (host:11211:2); the weight of a unix socket follows its path "
                   "(/path:2). With distribution=modula the order of the servers decides as well.");
+    put_paragraph(out,
+                  "The server \"local\" is the cache inside moxi (\"local::2\" with a weight), with the memory of -m. "
+                  "Without -z, moxi is a memcached: the pool PORT=local, PORT being that of -p, or 11211.");
 }
 
 static void put_counters(FILE *out)
@@ -620,7 +764,7 @@ static void put_counters(FILE *out)
 
     put_items(out, "STATISTICS", counters, ARRAY_LEN(counters));
     put_paragraph(out, "These are lines of \"stats proxy\", of each pool as PORT:POOL:pstd_stats:NAME. What \"stats\" "
-                       "alone gives is the servers' own, added up.");
+                       "alone gives is the servers' own, added up; that of the cache inside has memcached's names.");
 }
 
 static void print_man(FILE *out)

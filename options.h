@@ -24,12 +24,12 @@ struct listen_address {
 /* Strings that are not owned point into argv. */
 struct options {
     /* what is served */
-    const char *cluster;  /* -z; not NULL after OPTIONS_SERVE */
+    const char *cluster;  /* -z; "local" without it; not NULL after OPTIONS_SERVE */
     const char *settings; /* -Z, or NULL */
 
     /* where clients connect */
-    bool has_port;                 /* -p was given */
-    uint32_t port;                 /* -p */
+    bool has_port;                 /* -p was given, or nothing of -z and -s */
+    uint32_t port;                 /* -p, or 11211 */
     const char *unix_socket;       /* -s, or NULL */
     uint32_t unix_mask;            /* -a: permissions of the unix socket */
     struct listen_address *listen; /* -l; owned */
@@ -40,6 +40,20 @@ struct options {
     /* how they are served */
     uint32_t threads;        /* -t: workers, 1 and up */
     uint32_t reqs_per_event; /* -R: requests of a client in a turn before others have theirs */
+    bool may_shutdown;       /* -A */
+    bool no_flush;           /* -F */
+    bool maxconns_fast;      /* -o: who comes when there are conn_limit is told so, and hung up on */
+    uint32_t idle_timeout_s; /* -o: 0 is none */
+    bool no_crawler;         /* -o */
+
+    /* the cache inside */
+    uint32_t memory_mb; /* -m */
+    uint32_t item_size; /* -I: bytes of an item, as memcached counts them */
+    bool no_evict;      /* -M */
+    bool no_dump;       /* -X */
+    bool no_cas;        /* -C */
+    char delimiter;     /* -D: of stats detail, which is then on; 0: not given */
+    char cache_option;  /* the letter of one of these that was given, or 0 */
 
     /* the process */
     bool daemon;          /* -d */

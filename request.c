@@ -26,6 +26,8 @@ const struct op_info op_table[OP_COUNT] = {
     [OP_VERSION] = {"version", 0},
     [OP_VERBOSITY] = {"verbosity", 0},
     [OP_SHUTDOWN] = {"shutdown", 0},
+    [OP_CRAWLER] = {"lru_crawler", OPF_LOCAL},
+    [OP_MEMLIMIT] = {"cache_memlimit", OPF_LOCAL},
     [OP_QUIT] = {"quit", 0},
     [OP_REFUSED] = {"error", 0},
 };

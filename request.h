@@ -41,6 +41,8 @@ enum opcode {
     OP_VERSION,
     OP_VERBOSITY,
     OP_SHUTDOWN,
+    OP_CRAWLER,  /* lru_crawler … */
+    OP_MEMLIMIT, /* cache_memlimit */
     OP_QUIT,
     OP_REFUSED, /* not a command, or not one that moxi takes: the reply is an error */
     OP_COUNT,
@@ -54,6 +56,7 @@ enum {
     OPF_KEY = 1 << 3,      /* has one key or more, and so one server for each */
     OPF_EVERYONE = 1 << 4, /* goes to every server */
     OPF_STORES = 1 << 5,   /* is answered STORED, NOT_STORED, EXISTS or NOT_FOUND */
+    OPF_LOCAL = 1 << 6,    /* manages the cache inside, and is an error where there is none */
 };
 
 struct op_info {
@@ -140,6 +143,9 @@ struct request_ops {
     void (*end)(struct request *r);
     /* One line of a reply to stats, without its end. */
     void (*stat)(struct request *r, const uint8_t *p, size_t n);
+    /* Some of a reply that is passed on as it is, and how much of such waits for its client. For OPF_LOCAL only. */
+    void (*raw)(struct request *r, const uint8_t *p, size_t n);
+    size_t (*unwritten)(const struct request *r);
     /* The last call. */
     void (*done)(struct request *r, const struct outcome *outcome);
 };
@@ -193,8 +199,8 @@ struct request {
     uint32_t again_from;    /* put_off: index of the first key to be asked for again */
     uint32_t num_done_keys; /* keys before the present ones: it has asked again for the rest */
     struct rkey key;
-    struct chunk *keys_chunk; /* holds keys and their bytes; NULL: key and inl do. Also the argument of stats */
-    const uint8_t *arg;       /* stats: what follows the command */
+    struct chunk *keys_chunk; /* holds keys and their bytes, or arg; NULL: key and inl do */
+    const uint8_t *arg;       /* stats, shutdown, lru_crawler: what follows the command */
     size_t arg_len;
 
     /* its value, without the text protocol's CR LF */

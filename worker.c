@@ -50,6 +50,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
+    loop_enter(&w->loop);
     for (uint32_t i = 0; i < w->config->num_pools; i++)
         clients_tick(w->pools[i]);
     bufpool_trim(&w->loop.bufs);
@@ -125,6 +126,7 @@ static void add_client_work(void *arg)
 {
     struct new_client *n = arg;
 
+    loop_enter(n->ps->loop);
     if (!client_create(n->ps, n->fd)) {
         log_warning("a client was closed at once: out of memory");
         n->ps->hooks->client_closed();
@@ -173,7 +175,8 @@ struct pool_state *worker_pool(const struct worker *w, uint32_t pool)
 
 /* --- life --- */
 
-static bool set_up(struct worker *w, const struct cproxy_hooks *hooks, uint32_t requests_per_event)
+static bool set_up(struct worker *w, const struct cproxy_hooks *hooks, const struct cproxy_serving *serving,
+                   struct cache *cache)
 {
     struct timeval tick = {.tv_sec = TICK_SECONDS};
     struct loop *loop = &w->loop;
@@ -193,14 +196,15 @@ static bool set_up(struct worker *w, const struct cproxy_hooks *hooks, uint32_t 
     if (w->pools == NULL)
         return false;
     for (uint32_t i = 0; i < w->config->num_pools; i++) {
-        w->pools[i] = pool_state_create(loop, &w->config->pools[i], hooks, requests_per_event);
+        w->pools[i] = pool_state_create(loop, &w->config->pools[i], hooks, serving, cache);
         if (w->pools[i] == NULL)
             return false;
     }
     return true;
 }
 
-struct worker *worker_create(struct config *config, const struct cproxy_hooks *hooks, uint32_t requests_per_event)
+struct worker *worker_create(struct config *config, const struct cproxy_hooks *hooks,
+                             const struct cproxy_serving *serving, struct cache *cache)
 {
     struct worker *w = calloc(1, sizeof(*w));
 
@@ -209,7 +213,7 @@ struct worker *worker_create(struct config *config, const struct cproxy_hooks *h
     w->config = config_ref(config);
     bufpool_setup(&w->loop.bufs);
     request_pool_setup(&w->loop.requests);
-    if (!set_up(w, hooks, requests_per_event)) {
+    if (!set_up(w, hooks, serving, cache)) {
         int error = errno;
 
         worker_destroy(w);

@@ -13,9 +13,12 @@
 
 struct worker;
 
-/* A worker for the configuration, of which it takes a reference. NULL with errno set when the system refuses. */
+/*
+ * A worker for the configuration, of which it takes a reference. The cache, for servers that are local, may be NULL if
+ * there are none. NULL with errno set when the system refuses.
+ */
 struct worker *worker_create(struct config *config, const struct cproxy_hooks *hooks,
-                             uint32_t requests_per_event) MUST_CHECK;
+                             const struct cproxy_serving *serving, struct cache *cache) MUST_CHECK;
 
 /* Starts its thread. False with errno set. */
 bool worker_start(struct worker *w) MUST_CHECK;

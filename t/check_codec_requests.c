@@ -215,8 +215,15 @@ static const struct sample samples[] = {
     {BYTES("verbosity 1 2 3\r\n"), "bad -> ERROR"},
     {BYTES("quit\r\n"), "ok quit"},
     {BYTES("quit now\n"), "ok quit"},
-    {BYTES("shutdown\r\n"), "bad -> ERROR: shutdown not enabled"},
-    {BYTES("shutdown graceful\r\n"), "bad -> ERROR: shutdown not enabled"},
+    {BYTES("shutdown\r\n"), "ok shutdown"},
+    {BYTES("shutdown  graceful \r\n"), "ok shutdown graceful "},
+    {BYTES("lru_crawler metadump all\r\n"), "ok lru_crawler metadump all"},
+    {BYTES("lru_crawler\r\n"), "ok lru_crawler"},
+    {BYTES("cache_memlimit\r\n"), "bad -> ERROR"},
+    {BYTES("cache_memlimit 100\r\n"), "ok cache_memlimit #100"},
+    {BYTES("cache_memlimit 100 noreply\r\n"), "ok cache_memlimit #100 noreply"},
+    {BYTES("cache_memlimit x\r\n"), "bad -> ERROR"},
+    {BYTES("cache_memlimit 1 noreply 2\r\n"), "bad -> ERROR"},
     /* no commands */
     {BYTES("\r\n"), "bad -> ERROR"},
     {BYTES("\n"), "bad -> ERROR"},
@@ -725,8 +732,8 @@ static void check_round(const struct sample *c)
 
     if (codec->parse_request((const uint8_t *)c->bytes, c->n, 0, &keys, &cmd) != PARSE_OK)
         return;
-    /* The level of verbosity is moxi's own, and values of gigabytes are not for here. */
-    if (cmd.op == OP_VERBOSITY || cmd.body_len > 50)
+    /* Some are never passed on, and values of gigabytes are not for here. */
+    if (cmd.op == OP_VERBOSITY || cmd.op == OP_SHUTDOWN || (op_flags(cmd.op) & OPF_LOCAL) || cmd.body_len > 50)
         return;
     cmd.noreply = false;
     say_command(&before, PARSE_OK, &cmd);

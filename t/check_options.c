@@ -114,22 +114,64 @@ static void check_listens(void)
     check_listen("-l ::", "::");
 }
 
+/* Without -z, moxi is a memcached. */
+static void check_memcached(void)
+{
+    struct options o;
+
+    check(parse(&o, "") == OPTIONS_SERVE && strcmp(o.cluster, "local") == 0 && o.has_port && o.port == 11211 &&
+              o.memory_mb == 64 && o.item_size == 1 << 20 && !o.no_evict && o.maxconns_fast && o.cache_option == 0,
+          "no arguments: a memcached of 64 MB on 11211");
+    options_free(&o);
+    check(parse(&o, "-s /tmp/s") == OPTIONS_SERVE && o.has_port && o.port == 0, "-s: no port");
+    options_free(&o);
+    check(parse(&o, "-s /tmp/s -p 5") == OPTIONS_SERVE && o.has_port && o.port == 5, "-s -p: both");
+    options_free(&o);
+    check(parse(&o, "-m 100 -I 2m -M -C -X -A -F -D | -o idle_timeout=9,no_lru_crawler -o no_maxconns_fast") ==
+                  OPTIONS_SERVE &&
+              o.memory_mb == 100 && o.item_size == 2 << 20 && o.no_evict && o.no_cas && o.no_dump && o.may_shutdown &&
+              o.no_flush && o.delimiter == '|' && o.idle_timeout_s == 9 && o.no_crawler && !o.maxconns_fast &&
+              o.cache_option != 0,
+          "what concerns the cache");
+    options_free(&o);
+    check(parse(&o, "-I 4096 -o no_idle_timeout,lru_crawler") == OPTIONS_SERVE && o.item_size == 4096 &&
+              o.idle_timeout_s == 0 && !o.no_crawler && o.cache_option == 'I',
+          "bytes, and suboptions switched the other way");
+    options_free(&o);
+    check(parse(&o, "-z 1=a") == OPTIONS_SERVE && !o.maxconns_fast && o.cache_option == 0, "-z: a proxy");
+    options_free(&o);
+}
+
 /* Each with a part of the message that it must get. */
 static void check_refused(void)
 {
     static const char *const cases[][2] = {
-        {"", "-z is missing"},
-        {"-t 1", "-z is missing"},
         {"-z 1=a stray", "stray: unexpected argument"},
         {"stray -z 1=a", "stray: unexpected argument"},
         {"-z 1=a -- -v", "-v: unexpected argument"},
         {"-z", "-z: expected POOLS"},
         {"-z 1=a --settings", "--settings: expected SETTINGS"},
         {"-z 1=a -U 0", "-U: unknown option"},
-        {"-z 1=a -m 64", "-m: unknown option"},
-        {"-z 1=a -dX", "-X: unknown option"},
-        {"-z 1=a -Xd", "-X: unknown option"},
-        {"-z 1=a --daemon -X", "-X: unknown option"},
+        {"-z 1=a -dY", "-Y: unknown option"},
+        {"-z 1=a -Yd", "-Y: unknown option"},
+        {"-z 1=a --daemon -Y", "-Y: unknown option"},
+        {"-m 0", "-m 0: expected a number from 1 to "},
+        {"-m 64m", "-m 64m: expected a number"},
+        {"-m 1 -m 2", "-m: given twice"},
+        {"-I 1000", "-I 1000: expected a size from 1k to 1024m"},
+        {"-I 1025m", "-I 1025m: expected a size from 1k to 1024m"},
+        {"-I 99999999999999999999k", "expected a size from 1k to 1024m"},
+        {"-I k", "-I k: expected a size"},
+        {"-I 1g", "-I 1g: expected a size"},
+        {"-m 8 -I 5m", "-I: an item may have half of the memory of -m"},
+        {"-D ab", "-D ab: expected one character"},
+        {"-o idle_timeout", "-o idle_timeout: expected =NUMBER"},
+        {"-o idle_timeout=", "-o idle_timeout=: expected a number"},
+        {"-o idle_timeout=1s", "-o idle_timeout=1s: expected a number"},
+        {"-o no_idle_timeout=1", "-o no_idle_timeout=1: it takes no value"},
+        {"-o maxconns_fast,lru_crawler=1", "-o lru_crawler=1: it takes no value"},
+        {"-o maxconns_fast,,", "-o : not a suboption"},
+        {"-o slab_reassign", "-o slab_reassign: not a suboption"},
         {"-z 1=a --udp-port=0", "--udp-port=0: unknown option"},
         {"-z 1=a --nonsense", "--nonsense: unknown option"},
         {"-z 1=a --unix=/s", "--unix=/s: unknown option"},
@@ -261,7 +303,7 @@ static void check_help(void)
         snprintf(word, sizeof(word), "--%.*s", (int)strspn(p, "abcdefghijklmnopqrstuvwxyz-"), p);
         check(is_known(word), "%s is taken", word);
     }
-    check(letters == 20 && names == 21, "%u letters and %u names", letters, names);
+    check(letters == 29 && names == 30, "%u letters and %u names", letters, names);
     for (const struct setting *row = settings_table; row->name != NULL; row++)
         check(strstr(text, row->help) != NULL, "-h lists %s", row->name);
     free(text);
@@ -336,6 +378,7 @@ static void check_full(void)
 int main(void)
 {
     check_defaults();
+    check_memcached();
     check_short();
     check_long();
     check_listens();

@@ -77,9 +77,9 @@ static void check_flags(void)
 
     for (int i = 0; i < OP_COUNT; i++) {
         unsigned flags = op_flags((enum opcode)i);
-        bool local = flags == 0;
+        bool here = flags == 0 || flags == OPF_LOCAL;
 
-        bad += !local && !(flags & OPF_KEY) == !(flags & OPF_EVERYONE);
+        bad += !here && !(flags & OPF_KEY) == !(flags & OPF_EVERYONE);
         bad += (flags & OPF_VALUES) && !(flags & OPF_KEY);
         bad += (flags & OPF_VALUES) && (flags & OPF_BODY);
         bad += !(flags & OPF_STORES) != !(flags & OPF_BODY);

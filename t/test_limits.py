@@ -802,7 +802,6 @@ class CommandLine(MoxiTest):
     def test_refused(self):
         good = ["-z", "%d=127.0.0.1:1" % free_port(), "-l", "127.0.0.1"]
         port = good[1].split("=")[0]
-        self.refuse([], "-z")
         self.refuse(["-z"], "-z")
         self.refuse(["-z", ""], "-z")
         self.refuse(["-z", port + "="], port)

@@ -3,7 +3,7 @@
 """test_text - the text protocol through moxi is the text protocol of memcached.
 
 Most tests send the same session to a memcached and through moxi, which stands before one memcached (OneServer) or
-three (ThreeServers), and compare what comes back, byte for byte but for cas uniques, which each server counts by
+three (ThreeServers), or is one itself (Local, Mixed), and compare what comes back, byte for byte but for cas uniques, which each server counts by
 itself. So what is right is not written here; Debian's memcached says it. Where moxi differs by design, a session is a
 pair: (through moxi, to memcached).
 
@@ -147,14 +147,15 @@ def difference(got, expected):
 
 
 class Both(MoxiTest):
-    """A memcached on its own, and moxi before num_servers others; all of them for all tests of the class."""
+    """A memcached on its own, and moxi before num_servers others and maybe the cache inside; for all tests of the class."""
 
     num_servers = 0
+    local = []
     settings = {}
 
     @classmethod
     def setUpClass(cls):
-        if not cls.num_servers:
+        if not cls.num_servers and not cls.local:
             raise unittest.SkipTest("only a base")
         cls.alone = Memcached()
         cls.addClassCleanup(cls.alone.stop)
@@ -162,7 +163,7 @@ class Both(MoxiTest):
         for _ in range(cls.num_servers):
             cls.servers.append(Memcached())
             cls.addClassCleanup(cls.servers[-1].stop)
-        cls.proxy = Moxi(cls.servers, cls.settings)
+        cls.proxy = Moxi(cls.servers + cls.local, cls.settings)
         cls.addClassCleanup(cls.proxy.stop)
 
     def prepare(self):
@@ -445,6 +446,34 @@ class OneServer(Conversation, Both):
 
 class ThreeServers(Conversation, Both):
     num_servers = 3
+
+
+class Local(Conversation, Both):
+    local = ["local"]
+
+    def test_stored_here_found_there(self):
+        raise unittest.SkipTest("there are no servers")
+
+
+class Mixed(Conversation, Both):
+    num_servers = 2
+    local = ["local"]
+
+    def test_stored_here_found_there(self):
+        """What the two servers do not have is in the cache inside."""
+        self.prepare()
+        client = self.client(self.proxy)
+        names = [b"spread%d" % i for i in range(300)]
+        for name in names:
+            client.ask(b"set %s 0 0 1\r\nx\r\n" % name, b"STORED\r\n")
+        there = 0
+        for server in self.servers:
+            direct = self.client(server)
+            direct.send(b"get " + b" ".join(names) + b"\r\n")
+            there += len(direct.lines_to_end()) // 2
+        self.assertTrue(100 < there < 280, there)
+        client.send(b"get " + b" ".join(names) + b"\r\n")
+        self.assertEqual(len(client.lines_to_end()) // 2, 300)
 
 
 class SmallStreams(Both):

@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cproxy_local - requests run on the cache: see cproxy_local.h.
+ *
+ *   retrievals   cache_get --> a value of up to COPY_VALUE_MAX bytes: copied behind its head, one ops->hit
+ *                         \--> a larger one: ops->begin, data with a reference to the item, end
+ *   stores       an item is allocated, filled from the request, and stored
+ *   the rest     one call of the cache, one outcome
+ *
+ * The cache is told the time from here, once a millisecond at the most, when requests come; moxi.c does so once a second.
+ */
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cproxy_local_int.h"
+#include "prefix_stats.h"
+
+enum {
+    COPY_VALUE_MAX = 16 * 1024, /* a value up to this size is copied out of its item */
+    CLOCK_US = 1000,            /* how old the time may be that the cache knows */
+    MEGABYTES_MAX = 1000000000, /* of cache_memlimit: more are bytes by mistake */
+    MEGABYTES_MIN = 8,
+};
+
+static struct bufpool *bufs_of(struct local *l)
+{
+    return &l->loop->bufs;
+}
+
+static void tell_time(struct local *l)
+{
+    if (l->clock_us != 0 && l->loop->now_us - l->clock_us < CLOCK_US)
+        return;
+    l->clock_us = l->loop->now_us;
+    cache_set_clock(l->cache, (uint32_t)time(NULL));
+}
+
+/* --- outcomes --- */
+
+/* How a change ended, but for those that have words of their own for success. */
+static struct outcome store_outcome(enum cache_result result)
+{
+    switch (result) {
+    case CACHE_STORED:
+        return outcome_of(RESULT_STORED);
+    case CACHE_NOT_STORED:
+        return outcome_of(RESULT_NOT_STORED);
+    case CACHE_EXISTS:
+        return outcome_of(RESULT_EXISTS);
+    case CACHE_NOT_FOUND:
+        return outcome_of(RESULT_NOT_FOUND);
+    case CACHE_NON_NUMERIC:
+        return error_of("CLIENT_ERROR cannot increment or decrement non-numeric value\r\n");
+    case CACHE_TOO_LARGE:
+        return error_of("SERVER_ERROR object too large for cache\r\n");
+    case CACHE_NO_MEMORY:
+        break;
+    }
+    return error_of("SERVER_ERROR out of memory storing object\r\n");
+}
+
+/* --- retrievals --- */
+
+static void release_item(void *item)
+{
+    cache_item_release(item);
+}
+
+/* Room for n bytes of scratch, until the next call; NULL when memory ran out. */
+static uint8_t *scratch_room(struct local *l, size_t n)
+{
+    struct chunk *chunk = l->scratch;
+
+    if (chunk != NULL && chunk->refs == 1)
+        chunk->used = 0;
+    if (chunk == NULL || chunk_room(chunk) < n) {
+        if (chunk != NULL)
+            chunk_unref(chunk);
+        l->scratch = chunk = chunk_alloc(bufs_of(l), CHUNK_LARGE);
+    }
+    return chunk != NULL ? chunk->data + chunk->used : NULL;
+}
+
+static bool copy_hit(struct local *l, struct request *r, struct hit *hit, struct cache_item *item)
+{
+    size_t rest = hit->value_len + hit->tail_len;
+    uint8_t *p = scratch_room(l, hit->head_len + rest);
+
+    if (p == NULL)
+        return false;
+    memcpy(p, hit->head, hit->head_len);
+    memcpy(p + hit->head_len, cache_item_value(item), rest);
+    /* Nobody may append behind what is referred to. */
+    l->scratch->used += hit->head_len + rest;
+    hit->head = p;
+    r->ops->hit(r, hit, l->scratch, p, hit->head_len + rest);
+    cache_item_release(item);
+    return true;
+}
+
+static bool refer_hit(struct local *l, struct request *r, const struct hit *hit, struct cache_item *item)
+{
+    struct chunk *chunk = chunk_borrow(bufs_of(l), release_item, item);
+
+    if (chunk == NULL)
+        return false;
+    r->ops->begin(r, hit);
+    r->ops->data(r, chunk, cache_item_value(item), hit->value_len + hit->tail_len);
+    r->ops->end(r);
+    chunk_unref(chunk);
+    return true;
+}
+
+/* Hands on the value of key number i. Takes over the item, but not on failure: memory has run out then. */
+static bool send_hit(struct local *l, struct request *r, uint32_t i, struct cache_item *item)
+{
+    uint8_t head[HIT_HEAD_MAX];
+    struct hit hit = {
+        .key = i,
+        .flags = item->flags,
+        .cas = l->serving->has_cas ? item->cas : 0,
+        .has_cas = r->op == OP_GETS || r->op == OP_GATS,
+        .value_len = item->nvalue,
+        .tail_len = 2,
+        .head = head,
+    };
+
+    hit.head_len = l->codec->compose_head(&r->keys[i], &hit, head);
+    return item->nvalue <= COPY_VALUE_MAX ? copy_hit(l, r, &hit, item) : refer_hit(l, r, &hit, item);
+}
+
+/* As memcached, which keeps 32 bits of what its clients write. */
+static uint32_t exptime_of(const struct local *l, const struct request *r)
+{
+    return cache_exptime((int32_t)r->exptime, cache_clock(l->cache));
+}
+
+static struct outcome run_retrieval(struct local *l, struct request *r)
+{
+    bool touches = r->op == OP_GAT || r->op == OP_GATS;
+    uint32_t exptime = touches ? exptime_of(l, r) : 0;
+
+    for (uint32_t i = r->first; i != RKEY_END; i = r->keys[i].next) {
+        const struct rkey *key = &r->keys[i];
+        struct cache_item *item =
+            touches ? cache_gat(l->cache, key->p, key->len, exptime) : cache_get(l->cache, key->p, key->len);
+
+        if (prefix_stats_enabled())
+            prefix_stats_get(key->p, key->len, item != NULL);
+        if (item == NULL)
+            continue;
+        if (r->answered) {
+            cache_item_release(item);
+        } else if (!send_hit(l, r, i, item)) {
+            cache_item_release(item);
+            return outcome_of(RESULT_NO_MEMORY);
+        }
+    }
+    return outcome_of(RESULT_END);
+}
+
+/* --- changes --- */
+
+static void copy_value(const struct request *r, uint8_t *to)
+{
+    if (r->inl_value_len > 0)
+        memcpy(to, request_inline_value(r), r->inl_value_len);
+    to += r->inl_value_len;
+    for (const struct span *span = r->value.head; span != NULL; span = span->next) {
+        memcpy(to, span->p, span->len);
+        to += span->len;
+    }
+}
+
+static enum cache_mode mode_of(uint8_t op)
+{
+    switch (op) {
+    case OP_ADD:
+        return CACHE_ADD;
+    case OP_REPLACE:
+        return CACHE_REPLACE;
+    case OP_APPEND:
+        return CACHE_APPEND;
+    case OP_PREPEND:
+        return CACHE_PREPEND;
+    case OP_CAS:
+        return CACHE_CAS;
+    default:
+        return CACHE_SET;
+    }
+}
+
+static struct outcome run_store(struct local *l, struct request *r)
+{
+    const struct rkey *key = &r->keys[0];
+    uint32_t exptime = exptime_of(l, r);
+    uint64_t unique = r->op == OP_CAS ? r->number : 0;
+    enum cache_result result;
+    struct cache_item *item;
+
+    if (prefix_stats_enabled())
+        prefix_stats_set(key->p, key->len);
+    item = cache_item_alloc(l->cache, key->p, key->len, r->flags, exptime, request_value_len(r), &result);
+    if (item == NULL) {
+        /* As in memcached, a set that fails does not leave the old value behind. */
+        if (r->op == OP_SET)
+            cache_drop(l->cache, key->p, key->len);
+        return store_outcome(result);
+    }
+    copy_value(r, cache_item_value(item));
+    if (r->op == OP_CAS && !l->serving->has_cas) {
+        result = cache_store(l->cache, item, CACHE_REPLACE, NULL);
+        return store_outcome(result == CACHE_NOT_STORED ? CACHE_NOT_FOUND : result);
+    }
+    return store_outcome(cache_store(l->cache, item, mode_of(r->op), &unique));
+}
+
+static struct outcome run_arith(struct local *l, struct request *r, char *line)
+{
+    const struct rkey *key = &r->keys[0];
+    uint64_t value;
+    enum cache_result result = cache_arith(l->cache, key->p, key->len, r->op == OP_INCR, r->number, &value, NULL);
+    struct outcome outcome = store_outcome(result);
+    size_t n;
+
+    if (result == CACHE_NO_MEMORY)
+        return error_of("SERVER_ERROR out of memory in incr\r\n");
+    if (result != CACHE_STORED)
+        return outcome;
+    n = util_format_u64(line, value);
+    memcpy(line + n, "\r\n", 2);
+    return (struct outcome){.result = RESULT_NUMBER, .text = (const uint8_t *)line, .text_len = n + 2};
+}
+
+static struct outcome run_delete(struct local *l, const struct request *r)
+{
+    const struct rkey *key = &r->keys[0];
+
+    if (prefix_stats_enabled())
+        prefix_stats_delete(key->p, key->len);
+    return outcome_of(cache_delete(l->cache, key->p, key->len) ? RESULT_DELETED : RESULT_NOT_FOUND);
+}
+
+static struct outcome run_touch(struct local *l, const struct request *r)
+{
+    uint32_t exptime = exptime_of(l, r);
+
+    return outcome_of(cache_touch(l->cache, r->keys[0].p, r->keys[0].len, exptime) ? RESULT_TOUCHED : RESULT_NOT_FOUND);
+}
+
+static struct outcome run_flush(struct local *l, const struct request *r)
+{
+    cache_flush(l->cache, r->exptime > 0 ? exptime_of(l, r) : 0);
+    return outcome_of(RESULT_OK);
+}
+
+/* --- managing --- */
+
+size_t local_words(const struct request *r, char *buf, const char **words, size_t max)
+{
+    size_t n = 0;
+    char *rest = buf, *word;
+
+    if (r->arg_len > 0)
+        memcpy(buf, r->arg, r->arg_len);
+    buf[r->arg_len] = '\0';
+    while (n < max && (word = strtok_r(rest, " ", &rest)) != NULL)
+        words[n++] = word;
+    return n;
+}
+
+/* Which classes "all", "hash" or "1,2,3" is, a bit each; 0: none. */
+static uint64_t classes_of(const char *word)
+{
+    uint64_t classes = 0, class;
+
+    if (strcmp(word, "all") == 0 || strcmp(word, "hash") == 0)
+        return UINT64_MAX;
+    for (;;) {
+        size_t n = strcspn(word, ",");
+
+        if (!util_parse_u64(word, n, &class) || class < 1 || class >= CACHE_CLASSES)
+            return 0;
+        classes |= UINT64_C(1) << class;
+        if (word[n] == '\0')
+            return classes;
+        word += n + 1;
+    }
+}
+
+/* lru_crawler enable|disable|crawl CLASSES|metadump CLASSES. A crawl looks at all classes, whichever are asked for. */
+static struct outcome run_crawler(struct local *l, struct request *r)
+{
+    char buf[KEY_MAX + 1];
+    const char *words[3];
+    size_t n = local_words(r, buf, words, ARRAY_LEN(words));
+    uint64_t classes;
+
+    if (n == 1 && (strcmp(words[0], "enable") == 0 || strcmp(words[0], "disable") == 0)) {
+        l->hooks->set_crawler(strcmp(words[0], "enable") == 0);
+        return outcome_of(RESULT_OK);
+    }
+    if (n != 2 || (strcmp(words[0], "crawl") != 0 && strcmp(words[0], "metadump") != 0))
+        return error_of("ERROR\r\n");
+    classes = classes_of(words[1]);
+    if (strcmp(words[0], "metadump") == 0 && !l->serving->may_dump)
+        return error_of("ERROR metadump not allowed\r\n");
+    if (classes == 0)
+        return error_of("BADCLASS invalid class id\r\n");
+    if (strcmp(words[0], "metadump") == 0)
+        return outcome_of(walk_metadump(l, r, classes) ? RESULT_NONE : RESULT_NO_MEMORY);
+    l->hooks->crawl();
+    return outcome_of(RESULT_OK);
+}
+
+static struct outcome run_memlimit(struct local *l, const struct request *r)
+{
+    if (r->number < MEGABYTES_MIN)
+        return error_of("MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n");
+    if (r->number > MEGABYTES_MAX)
+        return error_of("MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes\r\n");
+    cache_set_limit(l->cache, r->number << 20);
+    return outcome_of(RESULT_OK);
+}
+
+/* --- the public side --- */
+
+void local_run(struct local *l, struct request *r)
+{
+    char line[U64_DIGITS + 2];
+    struct outcome outcome = outcome_of(RESULT_NONE);
+
+    tell_time(l);
+    switch ((enum opcode)r->op) {
+    case OP_GET:
+    case OP_GETS:
+    case OP_GAT:
+    case OP_GATS:
+        outcome = run_retrieval(l, r);
+        break;
+    case OP_SET:
+    case OP_ADD:
+    case OP_REPLACE:
+    case OP_APPEND:
+    case OP_PREPEND:
+    case OP_CAS:
+        outcome = run_store(l, r);
+        break;
+    case OP_INCR:
+    case OP_DECR:
+        outcome = run_arith(l, r, line);
+        break;
+    case OP_DELETE:
+        outcome = run_delete(l, r);
+        break;
+    case OP_TOUCH:
+        outcome = run_touch(l, r);
+        break;
+    case OP_FLUSH_ALL:
+        outcome = run_flush(l, r);
+        break;
+    case OP_STATS:
+        outcome = local_run_stats(l, r);
+        break;
+    case OP_CRAWLER:
+        outcome = run_crawler(l, r);
+        break;
+    case OP_MEMLIMIT:
+        outcome = run_memlimit(l, r);
+        break;
+    default:
+        assert(!"a command for a server");
+    }
+    if (outcome.result != RESULT_NONE)
+        request_left_conn(&l->loop->requests, bufs_of(l), r, &outcome);
+}
+
+void local_count_too_large(struct local *l)
+{
+    cache_count_too_large(l->cache);
+}
+
+struct local *local_create(struct loop *loop, struct cache *cache, const struct local_hooks *hooks,
+                           const struct local_serving *serving)
+{
+    struct local *l = calloc(1, sizeof(*l));
+
+    if (l == NULL)
+        return NULL;
+    l->loop = loop;
+    l->cache = cache;
+    l->hooks = hooks;
+    l->serving = serving;
+    l->codec = &codec_ascii;
+    walks_setup(l);
+    return l;
+}
+
+void local_destroy(struct local *l)
+{
+    if (l == NULL)
+        return;
+    walks_teardown(l);
+    if (l->scratch != NULL)
+        chunk_unref(l->scratch);
+    free(l);
+}

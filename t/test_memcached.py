@@ -1,0 +1,495 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""test_memcached - moxi as a memcached, with the cache inside: what is not the text protocol of test_text.
+
+Run as /usr/bin/python3 t/test_memcached.py [Class[.test]].
+"""
+
+import collections
+import os
+import re
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+
+from moxilib import MOXI, SCALE, Client, Moxi, MoxiTest, Process, await_true, free_port, has_sanitizer, parse_stats
+
+
+class Alone(Process):
+    """moxi without -z, ready to serve when made. "{port}" in an argument becomes its port."""
+
+    def __init__(self, *args, threads=2):
+        for _ in range(20):
+            self.port = free_port()
+            super().__init__(MOXI + ["-p", str(self.port), "-l", "127.0.0.1", "-t", str(threads)] + list(args))
+            if self.wait_ready(self.port):
+                return
+            if "in use" not in self.stderr():
+                break
+        raise AssertionError("moxi does not start: " + self.stderr())
+
+    stop = Moxi.stop
+
+
+class AloneTest(MoxiTest):
+    def alone(self, *args, **kw):
+        moxi = Alone(*args, **kw)
+        self._ends[1].append(moxi.stop)
+        return moxi
+
+    def stats(self, client, what=b""):
+        client.send(b"stats%s\r\n" % (b" " + what if what else b""))
+        return parse_stats(client)
+
+    def refused(self, *args):
+        """What moxi says when it does not start with these arguments."""
+        done = subprocess.run(MOXI + list(args), stdin=subprocess.DEVNULL, capture_output=True, timeout=20 * SCALE)
+        self.assertNotEqual(done.returncode, 0)
+        text = done.stderr.decode()
+        self.assertEqual(len(text.splitlines()), 1, text)
+        return text
+
+
+class CommandLine(AloneTest):
+    def test_unix_socket_alone(self):
+        """-s without -p: no port at all, as memcached has it."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = directory + "/sock"
+            moxi = Process(MOXI + ["-s", path, "-a", "777", "-t", "1"])
+            self._ends[1].append(lambda: Moxi.stop(moxi))
+            self.assertTrue(moxi.wait_ready(path))
+            client = self.client(path)
+            client.ask(b"set k 0 0 1\r\nx\r\nget k\r\n", b"STORED\r\nVALUE k 0 1\r\nx\r\nEND\r\n")
+            self.assertEqual(self.stats(client, b"settings")["tcpport"], "0")
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o777)
+            # a socket of the process that listens on TCP would be in this table
+            inodes = {os.readlink("/proc/%d/fd/%s" % (moxi.pid, fd)) for fd in os.listdir("/proc/%d/fd" % moxi.pid)}
+            with open("/proc/net/tcp") as table:
+                listening = {"socket:[%s]" % line.split()[9] for line in table if line.split()[3] == "0A"}
+            self.assertFalse(inodes & listening)
+
+    def test_refused(self):
+        self.assertIn("-I 100", self.refused("-I", "100"))
+        self.assertIn("-I", self.refused("-m", "4", "-I", "3m"))
+        self.assertIn("-m 0", self.refused("-m", "0"))
+        self.assertIn("slab_chunk_max", self.refused("-o", "slab_chunk_max=5"))
+        self.assertIn("idle_timeout", self.refused("-o", "idle_timeout"))
+        self.assertIn("idle_timeout=x", self.refused("-o", "maxconns_fast,idle_timeout=x"))
+        self.assertIn("maxconns_fast=1", self.refused("-o", "maxconns_fast=1"))
+        self.assertIn("-D", self.refused("-D", "ab"))
+        self.assertIn("-m", self.refused("-z", "%d=127.0.0.1:1" % free_port(), "-m", "64"))
+
+    def test_settings(self):
+        moxi = self.alone("-m", "100", "-I", "2m", "-M", "-C", "-X", "-A", "-F", "-D", "|", "-c", "77", "-R", "9",
+                          "-o", "idle_timeout=99,no_maxconns_fast,no_lru_crawler")
+        s = self.stats(self.client(moxi), b"settings")
+        expected = {
+            "maxbytes": str(100 << 20), "item_size_max": str(2 << 20), "evictions": "off", "cas_enabled": "no",
+            "dump_enabled": "no", "shutdown_command": "yes", "flush_enabled": "no", "stat_key_prefix": "|",
+            "detail_enabled": "yes", "maxconns": "77", "reqs_per_event": "9", "idle_timeout": "99",
+            "maxconns_fast": "no", "lru_crawler": "no", "tcpport": str(moxi.port), "num_threads": "2",
+            "inter": "127.0.0.1", "domain_socket": "NULL"
+        }
+        self.assertEqual({name: s.get(name) for name in expected}, expected)
+
+    def test_flush_disabled(self):
+        client = self.client(self.alone("-F"))
+        client.ask(b"set k 0 0 1\r\nx\r\nflush_all\r\nflush_all 1 noreply\r\nget k\r\n",
+                   b"STORED\r\nCLIENT_ERROR flush_all not allowed\r\nVALUE k 0 1\r\nx\r\nEND\r\n")
+
+    def test_without_cas(self):
+        client = self.client(self.alone("-C"))
+        client.ask(b"set k 0 0 1\r\nx\r\ngets k\r\n", b"STORED\r\nVALUE k 0 1 0\r\nx\r\nEND\r\n")
+        client.ask(b"cas k 0 0 1 5\r\ny\r\ncas none 0 0 1 5\r\ny\r\nget k\r\n",
+                   b"STORED\r\nNOT_FOUND\r\nVALUE k 0 1\r\ny\r\nEND\r\n")
+
+    def test_shutdown(self):
+        for command in (b"shutdown\r\n", b"shutdown graceful\r\n"):
+            moxi = self.alone("-A")
+            client = self.client(moxi)
+            client.ask(b"shutdown now\r\n", b"CLIENT_ERROR invalid shutdown mode\r\n")
+            client.send(b"get none\r\n" + command)
+            client.expect(b"END\r\n")
+            client.expect_closed()
+            self.assertEqual(moxi.wait(), 0)
+
+
+class Connections(AloneTest):
+    def test_maxconns_fast(self):
+        moxi = self.alone("-c", "3")
+        clients = [self.client(moxi)]
+        await_true(lambda: self.stats(clients[0])["curr_connections"] == "1", "others to be gone")
+        clients += [self.client(moxi), self.client(moxi)]
+        for client in clients:
+            client.turn()
+        beyond = self.client(moxi)
+        beyond.expect(b"ERROR Too many open connections\r\n")
+        beyond.expect_closed()
+        s = self.stats(clients[0])
+        self.assertEqual((s["rejected_connections"], s["curr_connections"], s["max_connections"]), ("1", "3", "3"))
+        clients.pop().close()
+
+        def room():
+            client = Client(moxi.port)
+            client.send(b"get none\r\n")
+            line = client.line()
+            client.close()
+            return line == b"END\r\n"
+
+        await_true(room, "room for a client")
+
+    def test_idle_timeout(self):
+        moxi = self.alone("-o", "idle_timeout=2")
+        idle, busy = self.client(moxi), self.client(moxi)
+        idle.turn()
+        while not idle.readable(0.1):
+            busy.turn()
+        idle.expect_closed()
+        busy.turn()
+        self.assertEqual(self.stats(busy)["idle_kicks"], "1")
+
+    def test_counters(self):
+        client = self.client(self.alone(threads=1))
+        client.ask(b"set k 0 0 5\r\nabcde\r\nget k none\r\n", b"STORED\r\nVALUE k 0 5\r\nabcde\r\nEND\r\n")
+        s = self.stats(client)
+        expected = {"cmd_get": "2", "cmd_set": "1", "get_hits": "1", "get_misses": "1", "curr_items": "1",
+                    "total_items": "1", "curr_connections": "1", "threads": "1", "bytes_read": "39",
+                    "bytes_written": "33"}
+        self.assertEqual({name: s[name] for name in expected}, expected)
+        client.ask(b"stats reset\r\n", b"RESET\r\n")
+        s = self.stats(client)
+        self.assertEqual((s["cmd_get"], s["get_hits"], s["curr_items"], s["total_connections"]), ("0", "0", "1", "0"))
+
+
+class Memory(AloneTest):
+    VALUE = b"v" * 4000
+
+    def fill(self, client, n, prefix=b"f"):
+        for i in range(0, n, 500):
+            client.send(b"".join(b"set %s%d 0 0 4000 noreply\r\n%s\r\n" % (prefix, k, self.VALUE)
+                                 for k in range(i, min(i + 500, n))))
+        client.turn()
+
+    def test_eviction(self):
+        """Twice as much as fits: the cache is full of the later ones, and what is read all the time stays."""
+        moxi = self.alone("-m", "8")
+        client = self.client(moxi)
+        client.ask(b"set hot 0 0 3\r\nhot\r\n", b"STORED\r\n")
+        for part in range(16):
+            self.fill(client, 250, b"p%d-" % part)
+            client.ask(b"get hot\r\nget hot\r\n", b"VALUE hot 0 3\r\nhot\r\nEND\r\n" * 2)
+        s = self.stats(client)
+        self.assertGreater(int(s["evictions"]), 1500)
+        self.assertGreater(int(s["curr_items"]), 8 * 256 * 0.8)
+        self.assertLessEqual(int(s["bytes"]), 8 << 20)
+        client.ask(b"get p15-249\r\n", b"VALUE p15-249 0 4000\r\n%s\r\nEND\r\n" % self.VALUE)
+
+    def test_without_eviction(self):
+        client = self.client(self.alone("-m", "4", "-M"))
+        stored = 0
+        for i in range(3000):
+            client.send(b"set k%d 0 0 4000\r\n%s\r\n" % (i, self.VALUE))
+            line = client.line()
+            if line != b"STORED\r\n":
+                break
+            stored += 1
+        self.assertEqual(line, b"SERVER_ERROR out of memory storing object\r\n")
+        self.assertGreater(stored, 700)
+        client.ask(b"get k0 k%d\r\n" % (stored - 1),
+                   b"VALUE k0 0 4000\r\n%s\r\nVALUE k%d 0 4000\r\n%s\r\nEND\r\n" % (self.VALUE, stored - 1, self.VALUE))
+        # a set that fails does not leave the old value behind
+        client.ask(b"set k0 0 0 100000\r\n%s\r\nget k0\r\n" % (b"x" * 100000),
+                   b"SERVER_ERROR out of memory storing object\r\nEND\r\n")
+        s = self.stats(client)
+        self.assertEqual(s["evictions"], "0")
+        self.assertGreater(int(s["store_no_memory"]), 0)
+        client.ask(b"flush_all\r\n", b"OK\r\n")
+        client.ask(b"set k 0 0 4000\r\n%s\r\n" % self.VALUE, b"STORED\r\n")
+
+    def test_item_size(self):
+        client = self.client(self.alone("-I", "10k"))
+        too_large = b"SERVER_ERROR object too large for cache\r\n"
+        for size in (10240, 11000, 500000):
+            client.ask(b"set k 0 0 1\r\nx\r\n", b"STORED\r\n")
+            client.ask(b"set k 0 0 %d\r\n%s\r\nget k\r\n" % (size, b"x" * size), too_large + b"END\r\n")
+            client.ask(b"add k 0 0 %d\r\n%s\r\nget k\r\n" % (size, b"x" * size), too_large + b"END\r\n")
+        client.ask(b"set k 0 0 9000\r\n%s\r\nappend k 0 0 9000\r\n%s\r\nget k\r\n" % (b"x" * 9000, b"y" * 9000),
+                   b"STORED\r\n" + too_large + b"VALUE k 0 9000\r\n%s\r\nEND\r\n" % (b"x" * 9000))
+        self.assertEqual(self.stats(client)["store_too_large"], "7")
+
+    def test_memory_limit_at_run_time(self):
+        client = self.client(self.alone("-m", "16"))
+        self.fill(client, 3500)
+        self.assertEqual(self.stats(client)["evictions"], "0")
+        client.ask(b"cache_memlimit 7\r\n", b"MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n")
+        client.ask(b"cache_memlimit x\r\ncache_memlimit\r\n", b"ERROR\r\n" * 2)
+        client.ask(b"cache_memlimit 8\r\n", b"OK\r\n")
+        self.assertEqual(self.stats(client, b"settings")["maxbytes"], str(8 << 20))
+
+        def smaller():
+            s = self.stats(client)
+            return int(s["bytes"]) < 8 << 20 and int(self.stats(client, b"slabs")["total_malloced"]) <= 8 << 20
+
+        await_true(smaller, "memory to be given back")
+        client.ask(b"cache_memlimit 32 noreply\r\n", b"")
+        self.fill(client, 5000, b"g")
+        self.assertGreater(int(self.stats(client)["bytes"]), 5000 * 4000)
+
+    def test_expired_memory_comes_back(self):
+        """Nobody asks for what has expired, and it goes all the same."""
+        client = self.client(self.alone())
+        client.send(b"".join(b"set k%d 0 1 5 noreply\r\nabcde\r\n" % i for i in range(5000)))
+        client.turn()
+        await_true(lambda: self.stats(client)["curr_items"] == "0", "what has expired to be freed", pause=0.05)
+        self.assertGreater(int(self.stats(client)["crawler_reclaimed"]), 4000)
+
+    def test_crawler_is_off_and_on(self):
+        client = self.client(self.alone("-o", "no_lru_crawler"))
+        client.send(b"".join(b"set k%d 0 1 5 noreply\r\nabcde\r\n" % i for i in range(500)))
+        client.turn()
+        await_true(lambda: not self.values(client, b"get k1"), "expiry", pause=0.05)
+        time.sleep(1.2)  # in which a crawler that is on would have had its turn
+        self.assertGreater(int(self.stats(client)["curr_items"]), 400)
+        client.ask(b"lru_crawler crawl all\r\n", b"OK\r\n")
+        await_true(lambda: self.stats(client)["curr_items"] == "0", "a crawl")
+        client.ask(b"lru_crawler enable\r\n", b"OK\r\n")
+        self.assertEqual(self.stats(client, b"settings")["lru_crawler"], "yes")
+        client.ask(b"lru_crawler disable\r\n", b"OK\r\n")
+        self.assertEqual(self.stats(client, b"settings")["lru_crawler"], "no")
+        client.ask(b"lru_crawler\r\nlru_crawler foo\r\nlru_crawler crawl\r\n", b"ERROR\r\n" * 3)
+        client.ask(b"lru_crawler crawl 99\r\n", b"BADCLASS invalid class id\r\n")
+
+    @staticmethod
+    def values(client, command):
+        client.send(command + b"\r\n")
+        return client.lines_to_end()
+
+
+class Dumps(AloneTest):
+    def test_metadump(self):
+        client = self.client(self.alone())
+        now = int(time.time())
+        client.ask(b"set plain 0 0 3\r\nabc\r\nset a%b\xff: 5 100 1\r\nx\r\nget plain\r\n",
+                   b"STORED\r\nSTORED\r\nVALUE plain 0 3\r\nabc\r\nEND\r\n")
+        client.send(b"lru_crawler metadump all\r\nget none\r\n")
+        lines = client.read_until(b"END\r\nEND\r\n").split(b"END\r\n")[0].split(b"\n")[:-1]
+        found = {}
+        for line in lines:
+            match = re.fullmatch(rb"key=(\S+) exp=(-?\d+) la=(\d+) cas=(\d+) fetch=(yes|no) cls=(\d+) size=(\d+)", line)
+            self.assertIsNotNone(match, line)
+            found[match[1]] = match
+        self.assertEqual(set(found), {b"plain", b"a%25b%FF%3A"})
+        self.assertEqual((found[b"plain"][2], found[b"plain"][5]), (b"-1", b"yes"))
+        self.assertTrue(now + 99 <= int(found[b"a%25b%FF%3A"][2]) <= now + 110)
+        self.assertEqual(found[b"a%25b%FF%3A"][5], b"no")
+        self.assertTrue(now - 1 <= int(found[b"plain"][3]) <= now + 10)
+
+    def test_metadump_of_many(self):
+        """Each once, others are served meanwhile, and memory is not filled for a client that does not read."""
+        moxi = self.alone("-m", "200")
+        client, other = self.client(moxi), self.client(moxi, rcvbuf=4096)
+        n = 100000
+        for i in range(0, n, 1000):
+            client.send(b"".join(b"set %0200d 0 0 1 noreply\r\nx\r\n" % k for k in range(i, i + 1000)))
+        client.turn()
+        before = moxi.memory()
+        other.send(b"lru_crawler metadump all\r\n")
+        for _ in range(50):
+            client.turn()
+        client.send(b"lru_crawler metadump all\r\n")
+        keys = re.findall(rb"key=(\d+) ", client.read_until(b"\nEND\r\n"))
+        self.assertEqual(len(keys), n)
+        self.assertEqual(len(set(keys)), n)
+        if not has_sanitizer():
+            self.assertLess(moxi.memory() - before, 20 << 20)
+        self.assertEqual(other.read_until(b"\nEND\r\n").count(b"key="), n)
+
+    def test_client_goes_in_the_middle_of_a_dump(self):
+        moxi = self.alone()
+        client = self.client(moxi)
+        client.send(b"".join(b"set %0200d 0 0 1 noreply\r\nx\r\n" % k for k in range(30000)))
+        client.turn()
+        for ask in (b"lru_crawler metadump all\r\n", b"stats sizes\r\n", b"stats cachedump 1 0\r\n"):
+            for _ in range(3):
+                gone = self.client(moxi, rcvbuf=4096)
+                gone.send(ask)
+                gone.reset()
+        client.turn()
+
+    def test_disabled(self):
+        client = self.client(self.alone("-X"))
+        client.ask(b"set k 0 0 1\r\nx\r\n", b"STORED\r\n")
+        client.ask(b"lru_crawler metadump all\r\n", b"ERROR metadump not allowed\r\n")
+        client.ask(b"stats cachedump 1 1\r\n", b"CLIENT_ERROR stats cachedump not allowed\r\n")
+
+    def test_cachedump(self):
+        client = self.client(self.alone())
+        client.send(b"".join(b"set k%d 0 0 5 noreply\r\nabcde\r\n" % i for i in range(50)))
+        client.turn()
+        client.send(b"stats items\r\n")
+        (number,) = {name.split(":")[1] for name in parse_stats(client)}
+        client.send(b"stats cachedump %s 10\r\n" % number.encode())
+        lines = client.lines_to_end()
+        self.assertEqual(len(lines), 10)
+        for line in lines:
+            self.assertRegex(line, rb"\AITEM k\d+ \[5 b; 0 s\]\Z")
+        client.send(b"stats cachedump %s 0\r\n" % number.encode())
+        self.assertEqual(len(set(client.lines_to_end())), 50)
+        client.ask(b"stats cachedump 39 0\r\n", b"END\r\n")
+        client.ask(b"stats cachedump\r\nstats cachedump 1\r\nstats cachedump 1 x\r\n",
+                   b"CLIENT_ERROR bad command line\r\n" * 3)
+        client.ask(b"stats cachedump 0 1\r\nstats cachedump 9999 1\r\n", b"CLIENT_ERROR Illegal slab id\r\n" * 2)
+
+    def test_sizes(self):
+        client = self.client(self.alone())
+        client.ask(b"set a 0 0 1\r\nx\r\nset b 0 0 1\r\nx\r\nset c 0 0 1000\r\n%s\r\n" % (b"x" * 1000),
+                   b"STORED\r\n" * 3)
+        sizes = self.stats(client, b"sizes")
+        self.assertEqual(sorted(sizes.values()), ["1", "2"])
+        for size in sizes:
+            self.assertEqual(int(size) % 32, 0)
+        self.assertGreater(max(map(int, sizes)), 1000)
+
+
+class Stats(AloneTest):
+    def test_detail(self):
+        client = self.client(self.alone())
+        client.ask(b"stats detail\r\nstats detail foo\r\n", b"CLIENT_ERROR usage: stats detail on|off|dump\r\n" * 2)
+        client.ask(b"get a:1\r\nstats detail dump\r\nstats detail on\r\n", b"END\r\nEND\r\nOK\r\n")
+        client.ask(b"set a:1 0 0 1\r\nx\r\nset b:2 0 0 1 noreply\r\nx\r\nget a:1 a:2 b:2 nodelimiter\r\ndelete b:9\r\n",
+                   b"STORED\r\nVALUE a:1 0 1\r\nx\r\nVALUE b:2 0 1\r\nx\r\nEND\r\nNOT_FOUND\r\n")
+        client.ask(b"stats detail dump\r\n",
+                   b"PREFIX a get 2 hit 1 set 1 del 0\r\nPREFIX b get 1 hit 1 set 1 del 1\r\nEND\r\n")
+        client.ask(b"stats detail off\r\nget a:1\r\nstats detail dump\r\nstats reset\r\nstats detail dump\r\n",
+                   b"OK\r\nVALUE a:1 0 1\r\nx\r\nEND\r\nPREFIX a get 2 hit 1 set 1 del 0\r\n"
+                   b"PREFIX b get 1 hit 1 set 1 del 1\r\nEND\r\nRESET\r\nEND\r\n")
+
+    def test_delimiter(self):
+        client = self.client(self.alone("-D", "/"))
+        client.ask(b"get a/b:c\r\nstats detail dump\r\n", b"END\r\nPREFIX a get 1 hit 0 set 0 del 0\r\nEND\r\n")
+
+    def test_items_and_slabs(self):
+        client = self.client(self.alone())
+        for size, n in ((10, 100), (5000, 7)):
+            client.send(b"".join(b"set s%d-%d 0 0 %d noreply\r\n%s\r\n" % (size, i, size, b"x" * size)
+                                 for i in range(n)))
+        client.turn()
+        items, slabs = self.stats(client, b"items"), self.stats(client, b"slabs")
+        numbers = {name.split(":")[1]: int(value) for name, value in items.items() if name.endswith(":number")}
+        self.assertEqual(sorted(numbers.values()), [7, 100])
+        for number, n in numbers.items():
+            self.assertEqual(slabs[number + ":used_chunks"], str(n))
+            self.assertEqual(slabs[number + ":cmd_set"], str(n))
+            chunk = int(slabs[number + ":chunk_size"])
+            self.assertTrue(n * chunk * 0.5 < int(items["items:%s:mem_requested" % number]) <= n * chunk)
+        self.assertEqual(slabs["active_slabs"], "2")
+        client.ask(b"stats foo\r\n", b"ERROR\r\n")
+
+    def test_merged_with_a_server(self):
+        """A pool with a server and the cache: counters are added up."""
+        server = self.memcached()
+        client = self.client(self.moxi([server, "local"]))
+        before = self.stats(client)
+        for i in range(100):
+            client.ask(b"set k%d 0 0 1\r\nx\r\n" % i, b"STORED\r\n")
+        after = self.stats(client)
+        self.assertEqual(int(after["cmd_set"]) - int(before["cmd_set"]), 100)
+        self.assertEqual(after["curr_items"], "100")
+        self.assertTrue(0 < int(self.stats(self.client(server))["curr_items"]) < 100)
+
+
+class Concurrent(AloneTest):
+    """Many clients on two workers, on the same keys."""
+
+    CLIENTS = 64
+    ROUNDS = 40
+
+    def run_clients(self, moxi, act):
+        failures = []
+
+        def run(number):
+            client = Client(moxi.port)
+            try:
+                act(client, number)
+            except AssertionError as e:
+                failures.append(str(e))
+            finally:
+                client.close()
+
+        threads = [threading.Thread(target=run, args=(n,)) for n in range(self.CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(failures, [])
+
+    def test_incr(self):
+        """Each result is given once, and they are all there."""
+        moxi = self.alone()
+        self.client(moxi).ask(b"set n 0 0 1\r\n0\r\n", b"STORED\r\n")
+        seen = collections.Counter()
+        lock = threading.Lock()
+
+        def act(client, number):
+            client.send(b"incr n 1\r\n" * self.ROUNDS)
+            mine = [int(client.line()) for _ in range(self.ROUNDS)]
+            self.assertEqual(mine, sorted(mine))
+            with lock:
+                seen.update(mine)
+
+        self.run_clients(moxi, act)
+        self.assertEqual(seen, collections.Counter(range(1, self.CLIENTS * self.ROUNDS + 1)))
+
+    def test_cas(self):
+        """Of those who have seen the same version one wins: in the end there are as many as there were winners."""
+        moxi = self.alone()
+        self.client(moxi).ask(b"set n 0 0 1\r\n0\r\n", b"STORED\r\n")
+        won = []
+
+        def act(client, number):
+            for _ in range(self.ROUNDS):
+                client.send(b"gets n\r\n")
+                unique = client.line().split()[4]
+                value = int(client.line())
+                client.expect(b"END\r\n")
+                new = b"%d" % (value + 1)
+                client.send(b"cas n 0 0 %d %s\r\n%s\r\n" % (len(new), unique, new))
+                line = client.line()
+                self.assertIn(line, (b"STORED\r\n", b"EXISTS\r\n"))
+                if line == b"STORED\r\n":
+                    won.append(value)
+
+        self.run_clients(moxi, act)
+        self.assertEqual(sorted(won), list(range(len(won))))
+        self.client(moxi).ask(b"get n\r\n", b"VALUE n 0 %d\r\n%d\r\nEND\r\n" % (len(str(len(won))), len(won)))
+
+    def test_everything(self):
+        """Whole values of known shapes, whatever happens at the same time."""
+        moxi = self.alone("-m", "8")
+        verbs = [
+            b"set h 0 0 4\r\nabbc\r\n", b"set h 0 0 2\r\n10\r\n", b"incr h 7\r\n", b"decr h 3\r\n", b"delete h\r\n",
+            b"append h 0 0 1\r\nc\r\n", b"prepend h 0 0 1\r\na\r\n", b"add h 0 0 1\r\nc\r\n", b"touch h 100\r\n",
+            b"replace h 0 0 60000\r\n" + b"c" * 60000 + b"\r\n", b"gat 100 h\r\n", b"get h\r\n", b"gets h\r\n",
+            b"flush_all\r\n"
+        ]
+
+        def act(client, number):
+            for i in range(self.ROUNDS * 3):
+                verb = verbs[(number * 7 + i * (number % 5 + 1)) % len(verbs)]
+                client.send(verb)
+                line = client.line()
+                if not line.startswith(b"VALUE"):
+                    continue
+                size = int(line.split()[3])
+                data = client.read(size + 2)[:-2]
+                client.expect(b"END\r\n")
+                # append and prepend may have met a number
+                self.assertRegex(data.strip(b"ac"), rb"\A(\d+ *|b*)\Z")
+
+        self.run_clients(moxi, act)
+
+
+if __name__ == "__main__":
+    unittest.main()
