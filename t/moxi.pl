@@ -1,13 +1,13 @@
 #!/usr/bin/perl
 # SPDX-License-Identifier: BSD-3-Clause
 #
-# moxi.pl - runs memcached's own tests through moxi, in several topologies: see usage() below.
+# moxi.pl - runs memcached's own tests through moxi, in several topologies, and on moxi: see usage() below.
 #
 # memcached's tests come from its source tree and are not part of moxi. They start `./timedrun 600 ./memcached-debug
 # ARGS` in their current directory: each is run in a private directory in which these names are links to t/topology/,
-# whose memcached-debug leads to `serve`, which starts Debian's memcached and the moxis before it. t/topology/table says
-# which file runs in which topologies and why others do not; a file of the source tree that is not in the table is an
-# error.
+# whose memcached-debug leads to `serve`, which starts Debian's memcached and the moxis before it, or to `alone`, which is
+# a moxi. t/topology/table says which file runs in which topologies and why others do not, t/topology/table.alone which
+# run on a moxi; a file of the source tree that is not in the tables is an error.
 #
 # A test has failed when its TAP says so, when it exits other than 0, when it skips everything, when it takes over
 # TEST_SECONDS, when `serve` reports that a moxi crashed or would not end, or when a moxi under a sanitizer or valgrind
@@ -44,7 +44,8 @@ my $REPORT = qr/(?:Address|Leak|Thread|Memory)Sanitizer|runtime error:|ERROR SUM
 # What memcached's -h says of features that do not reach its clients through a moxi, or not yet.
 my $UNAVAILABLE = qr/unix-socket|unix-mask|sasl|ssl|tls|drop_privileges|proxy_config/i;
 
-my @TOPOLOGIES = qw(simple chain fanout fanoutin);
+my @SHAPES     = qw(simple chain fanout fanoutin);
+my @TOPOLOGIES = (@SHAPES, 'alone', map { "$_/moxi" } @SHAPES);
 my $here       = abs_path(dirname(__FILE__)) . '/topology';
 my %option     = (jobs => 4, 'moxi-args' => '');
 my %running;    # pid of a child of ours => its job
@@ -55,15 +56,18 @@ sub usage
     my ($out, $status) = @_;
 
     print $out <<'END';
-usage: t/moxi.pl [OPTION…] [simple|chain|fanout|fanoutin]… [TEST…]
+usage: t/moxi.pl [OPTION…] [TOPOLOGY…] [TEST…]
 
-Runs memcached's own tests through moxi. Without a topology: in all four. Without a TEST (cas, or cas.t): each file
-that t/topology/table has for the topology.
+Runs memcached's own tests through moxi. Without a topology: in all of them. Without a TEST (cas, or cas.t): each file
+that t/topology/table and t/topology/table.alone have for the topology.
 
   simple    client - moxi - memcached
   chain     client - moxi - moxi - moxi - memcached
   fanout    client - moxi - four memcacheds
   fanoutin  client - moxi - three moxis - memcached
+  alone     client - moxi, which is the memcached
+
+  simple/moxi, chain/moxi, fanout/moxi, fanoutin/moxi: with moxis in memcached's place; what runs in both of the two
 
   -j, --jobs=N        tests at a time (default 4)
   -a, --any           run what the table says cannot run, too
@@ -228,23 +232,23 @@ sub source_tree
 
 # ---- the table
 
-# Reads the table: "FILE TOPOLOGIES REASON", TOPOLOGIES being "all", "none", or names with commas between. Returns
-# {file => {runs => {topology => 1}, why => reason}}.
+# Reads a table: "FILE TOPOLOGIES REASON", TOPOLOGIES being "all", "none", or names with commas between, all of them of
+# those that the table is about. Returns {file => {runs => {topology => 1}, why => reason}}.
 sub read_table
 {
-    my ($file, @present) = @_;
-    my %known = map { $_ => 1 } @TOPOLOGIES;
+    my ($file, $about, @present) = @_;
+    my %known = map { $_ => 1 } @$about;
     my %table;
 
     for (split(/\n/, read_file($file))) {
         next if /^\s*(#|$)/;
         my ($name, $topologies, $why) = split(' ', $_, 3);
-        my @names = $topologies eq 'all' ? @TOPOLOGIES : $topologies eq 'none' ? () : split(/,/, $topologies);
+        my @names = $topologies eq 'all' ? @$about : $topologies eq 'none' ? () : split(/,/, $topologies);
         for my $unknown (grep { !$known{$_} } @names) {
             stop_with("$file: $name: no such topology: $unknown");
         }
         stop_with("$file: $name is there twice") if $table{$name};
-        stop_with("$file: $name: no reason is given") if @names < @TOPOLOGIES && !length($why // '');
+        stop_with("$file: $name: no reason is given") if @names < @$about && !length($why // '');
         $table{$name} = { runs => { map { $_ => 1 } @names }, why => $why };
     }
     my @missing = grep { !$table{$_} } @present;
@@ -252,6 +256,26 @@ sub read_table
     my %present = map { $_ => 1 } @present;
     my @gone = grep { !$present{$_} } sort keys %table;
     stop_with("the source tree does not have what $file names: @gone") if @gone;
+    return \%table;
+}
+
+# Both tables as one: {file => {topology => why it does not run there, or ''}}.
+sub read_tables
+{
+    my @present = @_;
+    my $through = read_table("$here/table", \@SHAPES, @present);
+    my $alone   = read_table("$here/table.alone", ['alone'], @present);
+    my %table;
+
+    for my $file (@present) {
+        my ($passed_on, $own) = ($through->{$file}, $alone->{$file});
+        my $not_alone = $own->{runs}{alone} ? '' : $own->{why};
+        $table{$file}{alone} = $not_alone;
+        for my $shape (@SHAPES) {
+            $table{$file}{$shape} = $passed_on->{runs}{$shape} ? '' : $passed_on->{why};
+            $table{$file}{"$shape/moxi"} = $table{$file}{$shape} || $not_alone;
+        }
+    }
     return \%table;
 }
 
@@ -267,27 +291,30 @@ sub plan_jobs
     for my $topology (@$topologies) {
         for my $file (@$tests ? @$tests : sort keys %$table) {
             my $row = $table->{$file};
-            if ($row->{runs}{$topology} || $option{any}) {
+            if (!$row->{$topology} || $option{any}) {
                 push @jobs, { topology => $topology, file => $file, path => "$tree/t/$file" };
             } elsif ($option{list}) {
-                print "not $topology $file: $row->{why}\n";
+                print "not $topology $file: $row->{$topology}\n";
             }
         }
     }
     my %planned = map { $_->{file} => 1 } @jobs;
     for my $test (grep { !$planned{$_} && !$option{list} } @$tests) {
-        stop_with("$test does not run in @$topologies: $table->{$test}{why}");
+        stop_with("$test does not run in $topologies->[0]: $table->{$test}{$topologies->[0]}");
     }
     return @jobs;
 }
 
-# The -h that the tests see: that of the memcached that runs, without what a client of a moxi cannot have.
+# The -h that the tests see: that of the memcached, or of the moxi, that is asked in the end, without what a client of a
+# moxi before it cannot have. A command is quoted for the shell already.
 sub tests_help
 {
-    my @lines = map { s/[^\n[:print:]]//gr } readpipe("'$option{memcached}' -h");
+    my ($topology) = @_;
+    my $command = $topology =~ m{/moxi|alone} ? $option{moxi} : "'$option{memcached}'";
+    my @lines   = map { s/[^\n[:print:]]//gr } readpipe("$command -h");
 
-    @lines && $? == 0 or stop_with("$option{memcached} -h does not work");
-    return join('', grep { !/$UNAVAILABLE/ } @lines);
+    @lines && $? == 0 or stop_with("$command -h does not work");
+    return join('', grep { $topology eq 'alone' || !/$UNAVAILABLE/ } @lines);
 }
 
 # ---- one test, in a child
@@ -400,7 +427,7 @@ sub run_once
     for (qw(memcached-debug timedrun)) {
         symlink("$here/$_", "$directory/$_") or die "symlink: $!";
     }
-    write_file("$directory/help", $option{help_text});
+    write_file("$directory/help", $option{help}{ $job->{topology} });
     my ($output, $status, @wrong) = watch_test(start_test($job, $directory), $directory);
     my ($passed, @judged) = judge_output($output, $status);
     my $log = read_file("$directory/log");
@@ -513,7 +540,7 @@ sub main
 
     local $| = 1;
     my $tree  = source_tree();
-    my $table = read_table("$here/table", map { basename($_) } glob("$tree/t/*.t"));
+    my $table = read_tables(map { basename($_) } glob("$tree/t/*.t"));
     my @jobs  = plan_jobs($tree, $table, $topologies, $tests);
     if ($option{list}) {
         print map { "$_->{topology} $_->{file}\n" } @jobs;
@@ -522,7 +549,7 @@ sub main
     @jobs or stop_with('nothing to run');
     $option{moxi}      = find_command($moxi)      // stop_with("$moxi cannot be run (build it, or set MOXI)");
     $option{memcached} = find_program($memcached) // stop_with("$memcached cannot be run (package memcached)");
-    $option{help_text} = tests_help();
+    $option{help} = { map { $_ => tests_help($_) } @$topologies };
     $SIG{$_} = sub { $stopping = shift; kill 'TERM', keys %running } for qw(INT TERM);
     my $total = run_all(@jobs);
     for my $topology (grep { $total->{$_} } @TOPOLOGIES) {
