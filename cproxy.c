@@ -575,6 +575,7 @@ struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool,
     ps->settings = &pool->settings;
     ps->hooks = hooks;
     ps->serving = serving;
+    pthread_mutex_init(&ps->clients_mutex, NULL);
     estimate = ps->settings->client_buffer_max / (WINDOW_START + 1);
     ps->value_estimate = estimate < VALUE_ESTIMATE_START ? (uint32_t)estimate : VALUE_ESTIMATE_START;
     evtimer_assign(&ps->wait_timer, loop->base, on_wait, ps);
@@ -602,6 +603,7 @@ void pool_state_destroy(struct pool_state *ps)
     free(ps->downstreams);
     local_destroy(ps->local);
     free(ps->timings);
+    pthread_mutex_destroy(&ps->clients_mutex);
     free(ps);
 }
 

@@ -18,6 +18,8 @@
 #ifndef CPROXY_H
 #define CPROXY_H
 
+#include <pthread.h>
+
 #include "conn.h"
 #include "counters.h"
 #include "cproxy_config.h"
@@ -68,8 +70,11 @@ struct pool_state {
     struct downstream **downstreams; /* one a server, in the pool's order; NULL: it is local */
     struct local *local;             /* NULL: no server is */
 
+    /* this worker's; a change of its links takes the mutex, as others may look (clients_tell) */
+    struct client *clients; /* all of them, linked by next */
+    pthread_mutex_t clients_mutex;
+
     /* this worker only */
-    struct client *clients;       /* all of them, linked by next */
     uint32_t num_lingering;       /* of them, that were hung up on */
     struct request_queue waiting; /* for downstream_max */
     struct event wait_timer;      /* on the head of waiting */
@@ -182,6 +187,18 @@ void clients_drain(struct pool_state *ps);
 
 /* To be called every second, about. */
 void clients_tick(struct pool_state *ps);
+
+/* What may be known of a client in any thread. */
+struct client_info {
+    int fd;
+    uint32_t idle_s; /* since it last sent something */
+    bool in_value;   /* in the middle of a value */
+    bool is_owner;   /* of the request that it is asked for */
+};
+
+/* Tells of each of a pool's clients, for a request that may be another pool's or worker's. Any thread. */
+void clients_tell(struct pool_state *ps, struct request *r,
+                  void (*fn)(struct request *r, const struct client_info *info));
 
 /* Closes a pool's clients now. */
 void clients_destroy(struct pool_state *ps);

@@ -280,6 +280,13 @@ static void admit_with_value(struct client *c, struct request *r, struct chunk *
     request_release(&loop->requests, &loop->bufs, &r);
 }
 
+/* What follows is a value and its tail, or what would have been one. */
+static void begin_body(struct client *c, size_t bytes)
+{
+    c->in->body_left = bytes;
+    __atomic_store_n(&c->in_value, true, __ATOMIC_RELAXED);
+}
+
 /* A command with a value. Returns how many bytes of the n at p were of use: the command, and the value if it is whole. */
 static size_t take_store(struct client *c, struct chunk *chunk, uint8_t *p, size_t n, const struct command *cmd)
 {
@@ -297,7 +304,7 @@ static size_t take_store(struct client *c, struct chunk *chunk, uint8_t *p, size
         request_release(&client_loop(c)->requests, &client_loop(c)->bufs, &r);
         return cmd->consumed;
     }
-    c->in->body_left = body;
+    begin_body(c, body);
     c->in->cur = fits ? r : NULL;
     if (!fits)
         refuse_size(c, r);
@@ -358,7 +365,7 @@ static size_t take_command(struct client *c, struct chunk *chunk, uint8_t *p, si
         return refuse_hopeless(c, p, n) ? n : 0;
     case PARSE_BAD:
         if (cmd.body_len + cmd.body_tail > 0 && input_of(c) != NULL)
-            c->in->body_left = cmd.body_len + cmd.body_tail;
+            begin_body(c, cmd.body_len + cmd.body_tail);
         refuse_command(c, &cmd);
         if (cmd.hangup) {
             c->linger = true;
@@ -390,6 +397,7 @@ static void body_complete(struct client *c)
     uint8_t tail[2];
 
     c->in->cur = NULL;
+    __atomic_store_n(&c->in_value, false, __ATOMIC_RELAXED);
     input_tidy(c);
     if (r == NULL)
         return;

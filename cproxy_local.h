@@ -15,11 +15,11 @@
 
 struct local;
 
-enum local_stats { LOCAL_GENERAL, LOCAL_SETTINGS };
+enum local_stats { LOCAL_GENERAL, LOCAL_SETTINGS, LOCAL_CONNS };
 
 /* What the process does for it; given by the layer above. Any thread. */
 struct local_hooks {
-    /* Lines of `stats`, or `stats settings`, of what is not the cache's, each by r->ops->stat. */
+    /* Lines of `stats`, `stats settings` or `stats conns`, of what is not the cache's, each by r->ops->stat. */
     void (*stats)(struct request *r, enum local_stats what);
     void (*stats_reset)(void);
     /* lru_crawler: whether dead items are looked for in the background; a look at all items, now. */

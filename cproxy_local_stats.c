@@ -208,6 +208,10 @@ struct outcome local_run_stats(struct local *l, struct request *r)
         l->hooks->stats(r, LOCAL_SETTINGS);
         return tell_cache(l, r, tell_settings);
     }
+    if (strcmp(words[0], "conns") == 0) {
+        l->hooks->stats(r, LOCAL_CONNS);
+        return outcome_of(RESULT_END);
+    }
     if (strcmp(words[0], "items") == 0)
         return tell_cache(l, r, tell_items);
     if (strcmp(words[0], "slabs") == 0)

@@ -286,6 +286,26 @@ static void abandon(struct client *c, struct request *r)
     request_let_go(&loop->requests, &loop->bufs, &r);
 }
 
+static void link_client(struct pool_state *ps, struct client *c)
+{
+    pthread_mutex_lock(&ps->clients_mutex);
+    c->next = ps->clients;
+    c->link = &ps->clients;
+    if (c->next != NULL)
+        c->next->link = &c->next;
+    ps->clients = c;
+    pthread_mutex_unlock(&ps->clients_mutex);
+}
+
+static void unlink_client(struct client *c)
+{
+    pthread_mutex_lock(&c->ps->clients_mutex);
+    *c->link = c->next;
+    if (c->next != NULL)
+        c->next->link = c->link;
+    pthread_mutex_unlock(&c->ps->clients_mutex);
+}
+
 static void destroy(struct client *c)
 {
     struct pool_state *ps = c->ps;
@@ -298,11 +318,9 @@ static void destroy(struct client *c)
     }
     input_drop(c);
     log_debug("client %d: gone", c->conn.fd);
+    unlink_client(c);
     conn_close(&c->conn, loop);
     loop_unmark(loop, TURN_CLIENT, &c->conn);
-    *c->link = c->next;
-    if (c->next != NULL)
-        c->next->link = c->link;
     counter_sub(&ps->counters.num_upstream, 1);
     ps->num_lingering -= c->lingering;
     free(c->pins);
@@ -385,11 +403,7 @@ bool client_create(struct pool_state *ps, int fd)
     }
     c->ps = ps;
     c->active_ms = ps->loop->active_ms - 1;
-    c->next = ps->clients;
-    c->link = &ps->clients;
-    if (c->next != NULL)
-        c->next->link = &c->next;
-    ps->clients = c;
+    link_client(ps, c);
     counter_add(&ps->counters.num_upstream, 1);
     counter_add(&ps->counters.tot_upstream, 1);
     log_debug("client %d: new", fd);
@@ -406,16 +420,20 @@ void clients_drain(struct pool_state *ps)
     }
 }
 
-/* Seconds since it last sent something. A unit of active_ms is 1024 us. */
-static uint32_t idle_seconds(const struct client *c)
+/* Seconds since it last sent something, at now_ms. A unit of active_ms is 1024 us. */
+static uint32_t idle_seconds(const struct client *c, uint32_t now_ms)
 {
-    return (uint32_t)((uint64_t)(client_loop(c)->active_ms - c->active_ms) * 1024 / 1000000);
+    uint32_t idle = now_ms - __atomic_load_n(&c->active_ms, __ATOMIC_RELAXED);
+
+    /* What another thread reads may be a little ahead of its own clock. */
+    return idle > INT32_MAX ? 0 : (uint32_t)((uint64_t)idle * 1024 / 1000000);
 }
 
 static void kick_idle(struct pool_state *ps)
 {
     for (struct client *c = ps->clients; c != NULL; c = c->next) {
-        if (c->head != NULL || c->conn.out.bytes > 0 || idle_seconds(c) < ps->serving->idle_timeout_s)
+        if (c->head != NULL || c->conn.out.bytes > 0 ||
+            idle_seconds(c, ps->loop->active_ms) < ps->serving->idle_timeout_s)
             continue;
         counter_add(&ps->counters.tot_upstream_idle_kicks, 1);
         client_fail(c, "it was idle for too long");
@@ -429,6 +447,20 @@ void clients_tick(struct pool_state *ps)
     for (struct client *c = ps->num_lingering > 0 ? ps->clients : NULL; c != NULL; c = c->next)
         if (c->lingering && ++c->linger_ticks > LINGER_TICKS)
             client_fail(c, "it took too long to notice that it was hung up on");
+}
+
+void clients_tell(struct pool_state *ps, struct request *r,
+                  void (*fn)(struct request *r, const struct client_info *info))
+{
+    uint32_t now_ms = (uint32_t)(util_now_us() >> 10);
+
+    pthread_mutex_lock(&ps->clients_mutex);
+    for (const struct client *c = ps->clients; c != NULL; c = c->next)
+        fn(r, &(struct client_info){.fd = c->conn.fd,
+                                    .idle_s = idle_seconds(c, now_ms),
+                                    .in_value = __atomic_load_n(&c->in_value, __ATOMIC_RELAXED),
+                                    .is_owner = r->owner == c});
+    pthread_mutex_unlock(&ps->clients_mutex);
 }
 
 void clients_destroy(struct pool_state *ps)

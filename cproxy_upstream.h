@@ -22,8 +22,9 @@ struct client {
     size_t charged;       /* sum of charge of its FIFO */
     uint32_t num_writes;  /* requests in its FIFO that are more than a read */
     uint32_t num_put_off; /* and that are put_off */
-    uint32_t active_ms;   /* when it last asked, see loop_count_active */
+    uint32_t active_ms;   /* when it last asked, see loop_count_active; atomic, for clients_tell */
     uint8_t linger_ticks; /* how long it has been lingering: see begin_linger */
+    bool in_value;        /* a value is being read; atomic, for clients_tell */
     bool eof : 1;         /* nothing more will be read; it is closed when all is answered */
     bool closing : 1;     /* to be closed at the end of the turn, whatever there is */
     bool writable : 1;    /* EV_WRITE has come */

@@ -3,7 +3,7 @@
 #include "listener.h"
 
 #include <errno.h>
-#include <netdb.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +34,8 @@ static struct {
     /* the main thread's */
     struct socket *sockets;
     uint32_t num_sockets;
-    char *unix_path; /* to be removed at the end */
+    pthread_mutex_t mutex; /* taken by others who look at these, and to free them */
+    char *unix_path;       /* to be removed at the end */
     struct worker **workers;
     uint32_t num_workers;
     uint32_t next_worker;
@@ -55,7 +56,7 @@ static struct {
     /* written by any */
     atomic_uint num_clients;
     atomic_bool stopped; /* no accepting at the moment */
-} listener;
+} listener = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 /* --- opening --- */
 
@@ -100,12 +101,13 @@ static int open_socket(int family, const struct sockaddr *address, socklen_t len
     return -1;
 }
 
-/* Listens on every address that host has; on those of every interface when it is NULL. */
-static bool open_tcp(const char *host, uint16_t port, uint32_t pool, uint32_t backlog, char *error, size_t errlen)
+bool listener_open_each(const char *host, uint16_t port, int type,
+                        bool (*open_one)(void *arg, const struct addrinfo *a), void *arg, char *error, size_t errlen)
 {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = type, .ai_flags = AI_PASSIVE};
     struct addrinfo *found;
     const char *shown = host != NULL ? host : "*";
+    const char *kind = type == SOCK_DGRAM ? "UDP port" : "port";
     char service[8];
     uint32_t opened = 0;
     int code, last = 0;
@@ -113,30 +115,50 @@ static bool open_tcp(const char *host, uint16_t port, uint32_t pool, uint32_t ba
     snprintf(service, sizeof(service), "%u", port);
     code = getaddrinfo(host, service, &hints, &found);
     if (code != 0)
-        return fail(error, errlen, "cannot listen on %s, port %u: %s", shown, port, gai_strerror(code));
+        return fail(error, errlen, "cannot listen on %s, %s %u: %s", shown, kind, port, gai_strerror(code));
     for (const struct addrinfo *a = found; a != NULL; a = a->ai_next) {
-        int fd = open_socket(a->ai_family, a->ai_addr, a->ai_addrlen, backlog);
+        bool ok = open_one(arg, a);
 
-        if (fd >= 0 && !add_socket(fd, a->ai_family, pool)) {
-            close(fd);
-            fd = -1;
-            errno = ENOMEM;
-        }
-        opened += fd >= 0;
+        opened += ok;
         /* A kernel without IPv6 is no reason not to serve IPv4. */
-        if (fd < 0 && errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL) {
+        if (!ok && errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL) {
             last = errno;
             break;
         }
-        if (fd < 0 && opened == 0)
+        if (!ok && opened == 0)
             last = errno;
         else
             last = 0;
     }
     freeaddrinfo(found);
     if (last != 0)
-        return fail(error, errlen, "cannot listen on %s, port %u: %s", shown, port, strerror(last));
+        return fail(error, errlen, "cannot listen on %s, %s %u: %s", shown, kind, port, strerror(last));
     return true;
+}
+
+/* What open_one_tcp has to know. */
+struct tcp {
+    uint32_t pool;
+    uint32_t backlog;
+};
+
+static bool open_one_tcp(void *arg, const struct addrinfo *a)
+{
+    const struct tcp *tcp = arg;
+    int fd = open_socket(a->ai_family, a->ai_addr, a->ai_addrlen, tcp->backlog);
+
+    if (fd < 0 || add_socket(fd, a->ai_family, tcp->pool))
+        return fd >= 0;
+    close(fd);
+    errno = ENOMEM;
+    return false;
+}
+
+static bool open_tcp(const char *host, uint16_t port, uint32_t pool, uint32_t backlog, char *error, size_t errlen)
+{
+    struct tcp tcp = {pool, backlog};
+
+    return listener_open_each(host, port, SOCK_STREAM, open_one_tcp, &tcp, error, errlen);
 }
 
 /* Makes way for the socket: one that nobody listens on is left from a moxi that was killed. */
@@ -337,6 +359,16 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+bool listener_take(uint32_t pool, int fd)
+{
+    const struct socket s = {.family = AF_UNIX, .pool = pool};
+
+    if (at_limit())
+        return false;
+    hand_over(&s, fd);
+    return true;
+}
+
 bool listener_start(struct event_base *base, struct worker **workers, uint32_t num_workers)
 {
     listener.workers = workers;
@@ -362,6 +394,7 @@ void listener_close(void)
         event_del(&listener.retry);
     /* Nor is it to be started again by a client that leaves. */
     atomic_store(&listener.stopped, false);
+    pthread_mutex_lock(&listener.mutex);
     for (uint32_t i = 0; i < listener.num_sockets; i++) {
         struct socket *s = &listener.sockets[i];
 
@@ -372,6 +405,7 @@ void listener_close(void)
     free(listener.sockets);
     listener.sockets = NULL;
     listener.num_sockets = 0;
+    pthread_mutex_unlock(&listener.mutex);
     if (listener.unix_path != NULL && unlink(listener.unix_path) != 0 && errno != ENOENT)
         log_warning("listener: cannot remove %s: %s", listener.unix_path, strerror(errno));
     free(listener.unix_path);
@@ -385,6 +419,14 @@ void listener_teardown(void)
     work_queue_close(&listener.work);
     work_queue_teardown(&listener.work);
     listener.has_work_queue = false;
+}
+
+void listener_tell(void (*fn)(void *arg, int fd), void *arg)
+{
+    pthread_mutex_lock(&listener.mutex);
+    for (uint32_t i = 0; i < listener.num_sockets; i++)
+        fn(arg, listener.sockets[i].fd);
+    pthread_mutex_unlock(&listener.mutex);
 }
 
 struct listener_stats listener_stats(void)

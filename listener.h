@@ -11,6 +11,7 @@
 #define LISTENER_H
 
 #include <event2/event.h>
+#include <netdb.h>
 
 #include "cproxy_config.h"
 #include "options.h"
@@ -22,6 +23,14 @@
  */
 bool listener_open(const struct options *options, const struct config *config, char *error, size_t errlen) MUST_CHECK;
 
+/*
+ * Calls open_one for every address that host has, or for those of every interface when it is NULL, with a socket type of
+ * SOCK_STREAM or SOCK_DGRAM; it returns false with errno when it cannot open one. False with an error as above.
+ */
+bool listener_open_each(const char *host, uint16_t port, int type,
+                        bool (*open_one)(void *arg, const struct addrinfo *a), void *arg, char *error,
+                        size_t errlen) MUST_CHECK;
+
 /* Starts accepting in base's loop, for these workers. False when libevent refuses. */
 bool listener_start(struct event_base *base, struct worker **workers, uint32_t num_workers) MUST_CHECK;
 
@@ -31,8 +40,14 @@ void listener_close(void);
 /* Frees what is left, when no worker is running any more. */
 void listener_teardown(void);
 
+/* Gives a worker a client that did not come by a listening socket; takes over fd. False when there are too many. */
+bool listener_take(uint32_t pool, int fd) MUST_CHECK;
+
 /* A client has gone. Any thread. */
 void listener_client_closed(void);
+
+/* Calls fn with each listening socket. Any thread. */
+void listener_tell(void (*fn)(void *arg, int fd), void *arg);
 
 /* For `stats proxy`. Any thread. */
 struct listener_stats {

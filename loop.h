@@ -68,11 +68,11 @@ static inline void loop_enter(struct loop *loop)
         loop_tell_time(loop);
 }
 
-/* A client is asking; *last_ms is its own, and starts as 0. */
+/* A client is asking; *last_ms is its own, starts as 0, and may be read atomically by any thread. */
 static inline void loop_count_active(struct loop *loop, uint32_t *last_ms)
 {
     if (*last_ms != loop->active_ms) {
-        *last_ms = loop->active_ms;
+        __atomic_store_n(last_ms, loop->active_ms, __ATOMIC_RELAXED);
         loop->active_clients++;
     }
 }

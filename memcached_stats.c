@@ -6,6 +6,7 @@
  */
 #include "memcached_stats.h"
 
+#include <arpa/inet.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -13,14 +14,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "crawler.h"
 #include "listener.h"
 #include "log.h"
+#include "udp.h"
 
-enum { LINE_BYTES = 1024 };
+enum {
+    LINE_BYTES = 1024,
+    ADDRESS_BYTES = sizeof("unix:") + sizeof(((struct sockaddr_un *)NULL)->sun_path),
+};
 
 /* What is counted from the last reset on. */
 struct totals {
@@ -182,7 +189,7 @@ static void tell_settings(struct request *r)
 
     tell_number(r, "maxconns", o->conn_limit);
     tell_number(r, "tcpport", r->pool->pool->port);
-    tell_number(r, "udpport", 0);
+    tell_number(r, "udpport", o->udp_port);
     tell(r, "inter %s", o->num_listen > 0 ? o->listen[0].host : "NULL");
     tell(r, "verbosity %d", log_level() - LOG_WARNING);
     tell(r, "domain_socket %s", o->unix_socket != NULL ? o->unix_socket : "NULL");
@@ -200,12 +207,86 @@ static void tell_settings(struct request *r)
     tell_number(r, "idle_timeout", o->idle_timeout_s);
 }
 
+/* --- stats conns --- */
+
+typedef int (*name_fn)(int fd, struct sockaddr *address, socklen_t *len);
+
+/* What one end of a socket is called: kind:address[:port]. name is getsockname or getpeername. */
+static void name_end(int fd, name_fn name, char *text)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+        struct sockaddr_un un;
+    } address;
+    socklen_t len = sizeof(address), type_len = sizeof(int);
+    char ip[INET6_ADDRSTRLEN] = "";
+    const char *kind;
+    int type = SOCK_STREAM;
+
+    memset(&address, 0, sizeof(address));
+    if (name(fd, &address.any, &len) != 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0) {
+        snprintf(text, ADDRESS_BYTES, "unknown");
+        return;
+    }
+    kind = type == SOCK_DGRAM ? "udp" : "tcp";
+    if (address.any.sa_family == AF_INET) {
+        inet_ntop(AF_INET, &address.in.sin_addr, ip, sizeof(ip));
+        snprintf(text, ADDRESS_BYTES, "%s:%s:%u", kind, ip, ntohs(address.in.sin_port));
+    } else if (address.any.sa_family == AF_INET6) {
+        inet_ntop(AF_INET6, &address.in6.sin6_addr, ip, sizeof(ip));
+        snprintf(text, ADDRESS_BYTES, "%s6:[%s]:%u", kind, ip, ntohs(address.in6.sin6_port));
+    } else {
+        snprintf(text, ADDRESS_BYTES, "unix:%s", address.un.sun_path);
+    }
+}
+
+static void tell_listening(void *arg, int fd)
+{
+    struct request *r = arg;
+    char text[ADDRESS_BYTES];
+
+    name_end(fd, getsockname, text);
+    tell(r, "%d:addr %s", fd, text);
+    tell(r, "%d:state %s", fd, strncmp(text, "udp", 3) == 0 ? "conn_read" : "conn_listening");
+    tell(r, "%d:secs_since_last_cmd %" PRIu64, fd, (util_now_us() - stats.start_us) / 1000000);
+}
+
+static void tell_client(struct request *r, const struct client_info *info)
+{
+    char text[ADDRESS_BYTES];
+
+    name_end(info->fd, getpeername, text);
+    tell(r, "%d:addr %s", info->fd, text);
+    name_end(info->fd, getsockname, text);
+    tell(r, "%d:listen_addr %s", info->fd, text);
+    tell(r, "%d:state %s", info->fd, info->is_owner ? "conn_parse_cmd" : info->in_value ? "conn_nread" : "conn_read");
+    tell(r, "%d:secs_since_last_cmd %" PRIu32, info->fd, info->idle_s);
+}
+
+static void tell_conns(struct request *r)
+{
+    listener_tell(tell_listening, r);
+    udp_tell(tell_listening, r);
+    for (uint32_t i = 0; i < stats.num_workers; i++)
+        for (uint32_t k = 0; k < stats.config->num_pools; k++)
+            clients_tell(worker_pool(stats.workers[i], k), r, tell_client);
+}
+
 void memcached_stats_tell(struct request *r, enum local_stats what)
 {
-    if (what == LOCAL_GENERAL)
+    switch (what) {
+    case LOCAL_GENERAL:
         tell_general(r);
-    else
+        break;
+    case LOCAL_SETTINGS:
         tell_settings(r);
+        break;
+    case LOCAL_CONNS:
+        tell_conns(r);
+        break;
+    }
 }
 
 void memcached_stats_setup(const struct options *options, const struct config *config, struct worker **workers,

@@ -31,6 +31,7 @@
 #include "options.h"
 #include "prefix_stats.h"
 #include "resolve.h"
+#include "udp.h"
 #include "worker.h"
 
 enum {
@@ -126,6 +127,8 @@ static void raise_fd_limit(const struct process *p)
     struct rlimit limit;
     rlim_t want = p->options.conn_limit + FDS_OF_OWN + 4 * p->options.threads;
 
+    if (p->options.udp_port != 0)
+        want += UDP_EXCHANGES_MAX;
     for (uint32_t i = 0; i < p->config->num_pools; i++)
         want += (rlim_t)p->config->pools[i].num_servers * p->config->pools[i].settings.downstream_conn_max *
                 p->options.threads;
@@ -207,7 +210,7 @@ static void prepare(struct process *p)
     if (o->coredumps)
         allow_coredumps();
     raise_fd_limit(p);
-    if (!listener_open(o, p->config, error, sizeof(error)))
+    if (!listener_open(o, p->config, error, sizeof(error)) || !udp_open(o, error, sizeof(error)))
         die(EX_OSERR, error);
     if (o->daemon && daemon(1, 0) != 0)
         die_errno("-d: cannot go into the background", "");
@@ -222,6 +225,7 @@ static void prepare(struct process *p)
 static void stop(struct process *p)
 {
     listener_close();
+    udp_close();
     for (uint32_t i = 0; i < p->num_workers; i++)
         worker_drain(p->workers[i], DRAIN_MS);
     event_base_loopbreak(p->base);
@@ -348,6 +352,7 @@ static void tear_down(struct process *p, struct work_queue *names)
     prefix_stats_reset();
     stats_teardown();
     listener_teardown();
+    udp_teardown();
     config_unref(p->config);
     if (p->has_pidfile && unlink(p->options.pidfile) != 0)
         log_warning("cannot remove the pid file %s: %s", p->options.pidfile, strerror(errno));
@@ -366,7 +371,7 @@ static void serve(struct process *p)
         die_errno("cannot start the resolver", "");
     start_cache(p);
     start_workers(p);
-    if (!listener_start(p->base, p->workers, p->num_workers))
+    if (!listener_start(p->base, p->workers, p->num_workers) || !udp_start(p->base))
         die(EX_OSERR, "the event loop refuses to listen");
     check_names(p, &names);
     event_base_dispatch(p->base);

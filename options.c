@@ -63,6 +63,8 @@ static const struct option_row rows[] = {
     {'p', "port", "PORT", OPTION_NUMBER, FIELD(port), 0, 0, PORT_MAX,
      "TCP port of the pool of a -z that has no LPORT=, and of a moxi without -z, which is a memcached (then 11211 by "
      "default, or none with -s)"},
+    {'U', "udp-port", "PORT", OPTION_NUMBER, FIELD(udp_port), 0, 0, PORT_MAX,
+     "UDP port of the first pool, on the addresses of -l, or on loopback only without it; 0, the default, is none"},
     {'s', "unix-socket", "PATH", OPTION_STRING, FIELD(unix_socket), 0, 0, 0,
      "unix socket to listen on as well; alone, with an LPORT of 0"},
     {'a', "unix-mask", "MODE", OPTION_OCTAL, FIELD(unix_mask), 0700, 0, 0777,

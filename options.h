@@ -35,6 +35,7 @@ struct options {
     struct listen_address *listen; /* -l; owned */
     size_t num_listen;             /* 0: every interface */
     uint32_t backlog;              /* -b */
+    uint32_t udp_port;             /* -U; 0: no UDP */
     uint32_t conn_limit;           /* -c: clients connected at the same time */
 
     /* how they are served */

@@ -127,11 +127,11 @@ static void check_memcached(void)
     options_free(&o);
     check(parse(&o, "-s /tmp/s -p 5") == OPTIONS_SERVE && o.has_port && o.port == 5, "-s -p: both");
     options_free(&o);
-    check(parse(&o, "-m 100 -I 2m -M -C -X -A -F -D | -o idle_timeout=9,no_lru_crawler -o no_maxconns_fast") ==
+    check(parse(&o, "-m 100 -I 2m -M -C -X -A -F -D | -U 7 -o idle_timeout=9,no_lru_crawler -o no_maxconns_fast") ==
                   OPTIONS_SERVE &&
               o.memory_mb == 100 && o.item_size == 2 << 20 && o.no_evict && o.no_cas && o.no_dump && o.may_shutdown &&
-              o.no_flush && o.delimiter == '|' && o.idle_timeout_s == 9 && o.no_crawler && !o.maxconns_fast &&
-              o.cache_option != 0,
+              o.no_flush && o.delimiter == '|' && o.udp_port == 7 && o.idle_timeout_s == 9 && o.no_crawler &&
+              !o.maxconns_fast && o.cache_option != 0,
           "what concerns the cache");
     options_free(&o);
     check(parse(&o, "-I 4096 -o no_idle_timeout,lru_crawler") == OPTIONS_SERVE && o.item_size == 4096 &&
@@ -151,7 +151,7 @@ static void check_refused(void)
         {"-z 1=a -- -v", "-v: unexpected argument"},
         {"-z", "-z: expected POOLS"},
         {"-z 1=a --settings", "--settings: expected SETTINGS"},
-        {"-z 1=a -U 0", "-U: unknown option"},
+        {"-z 1=a -U x", "-U x: expected a number from 0 to 65535"},
         {"-z 1=a -dY", "-Y: unknown option"},
         {"-z 1=a -Yd", "-Y: unknown option"},
         {"-z 1=a --daemon -Y", "-Y: unknown option"},
@@ -172,7 +172,7 @@ static void check_refused(void)
         {"-o maxconns_fast,lru_crawler=1", "-o lru_crawler=1: it takes no value"},
         {"-o maxconns_fast,,", "-o : not a suboption"},
         {"-o slab_reassign", "-o slab_reassign: not a suboption"},
-        {"-z 1=a --udp-port=0", "--udp-port=0: unknown option"},
+        {"-z 1=a --udp-ports=0", "--udp-ports=0: unknown option"},
         {"-z 1=a --nonsense", "--nonsense: unknown option"},
         {"-z 1=a --unix=/s", "--unix=/s: unknown option"},
         {"-z 1=a --daemon=yes", "--daemon=yes: --daemon takes no value"},
@@ -303,7 +303,7 @@ static void check_help(void)
         snprintf(word, sizeof(word), "--%.*s", (int)strspn(p, "abcdefghijklmnopqrstuvwxyz-"), p);
         check(is_known(word), "%s is taken", word);
     }
-    check(letters == 29 && names == 30, "%u letters and %u names", letters, names);
+    check(letters == 30 && names == 31, "%u letters and %u names", letters, names);
     for (const struct setting *row = settings_table; row->name != NULL; row++)
         check(strstr(text, row->help) != NULL, "-h lists %s", row->name);
     free(text);

@@ -8,6 +8,8 @@ Run as /usr/bin/python3 t/test_memcached.py [Class[.test]].
 import collections
 import os
 import re
+import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -387,6 +389,49 @@ class Stats(AloneTest):
         self.assertEqual(slabs["active_slabs"], "2")
         client.ask(b"stats foo\r\n", b"ERROR\r\n")
 
+    def test_conns(self):
+        moxi = self.alone(threads=2)
+        client, idle, sending = self.client(moxi), self.client(moxi), self.client(moxi)
+        idle.turn()
+        sending.send(b"set k 0 0 10\r\nabc").sync()
+
+        def rows():
+            found = {}
+            for name, value in self.stats(client, b"conns").items():
+                fd, _, what = name.partition(":")
+                found.setdefault(fd, {})[what] = value
+            return found
+
+        def states():
+            return sorted(row["state"] for row in rows().values())
+
+        await_true(lambda: states() == ["conn_listening", "conn_nread", "conn_parse_cmd", "conn_read"], "its clients")
+        here = "tcp:127.0.0.1:%d" % moxi.port
+        for row in rows().values():
+            if row["state"] == "conn_listening":
+                self.assertEqual(row["addr"], here)
+                continue
+            self.assertEqual(row["listen_addr"], here)
+            peer = {"conn_nread": sending, "conn_parse_cmd": client, "conn_read": idle}[row["state"]]
+            self.assertEqual(row["addr"], "tcp:127.0.0.1:%d" % peer.sock.getsockname()[1])
+            self.assertLess(int(row["secs_since_last_cmd"]), 20)
+        await_true(lambda: all(int(r["secs_since_last_cmd"]) > 0 for r in rows().values() if r["state"] == "conn_read"),
+                   "a second to pass", pause=0.05)
+        sending.send(b"defghij\r\n")
+        sending.expect(b"STORED\r\n")
+        sending.close()
+        await_true(lambda: states() == ["conn_listening", "conn_parse_cmd", "conn_read"], "a client to go")
+
+    def test_conns_while_clients_come_and_go(self):
+        moxi = self.alone(threads=2)
+        client = self.client(moxi)
+        for _ in range(100):
+            others = [Client(moxi.port) for _ in range(5)]
+            client.send(b"stats conns\r\n")
+            for other in others:
+                other.close()
+            client.lines_to_end()
+
     def test_merged_with_a_server(self):
         """A pool with a server and the cache: counters are added up."""
         server = self.memcached()
@@ -398,6 +443,94 @@ class Stats(AloneTest):
         self.assertEqual(int(after["cmd_set"]) - int(before["cmd_set"]), 100)
         self.assertEqual(after["curr_items"], "100")
         self.assertTrue(0 < int(self.stats(self.client(server))["curr_items"]) < 100)
+
+
+class Udp(AloneTest):
+    """memcached's frame: request id, sequence number, number of datagrams, 0; 16 bits each."""
+
+    def start(self, *args):
+        for _ in range(20):
+            port = free_port()
+            try:
+                moxi = self.alone("-U", str(port), *args)
+            except AssertionError as e:
+                if "in use" not in str(e):
+                    raise
+                continue
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+            sock.settimeout(20 * SCALE)
+            sock.connect(("127.0.0.1", port))
+            self._ends[0].append(sock.close)
+            return moxi, sock
+        self.fail("no free port")
+
+    def ask(self, sock, number, request):
+        """The reply to a request, put together again."""
+        sock.send(struct.pack(">HHHH", number, 0, 1, 0) + request)
+        parts, total = {}, 1
+        while len(parts) < total:
+            datagram = sock.recv(65536)
+            self.assertLessEqual(len(datagram), 1400)
+            got, seq, total, zero = struct.unpack(">HHHH", datagram[:8])
+            self.assertEqual((got, zero), (number, 0))
+            parts[seq] = datagram[8:]
+        self.assertEqual(sorted(parts), list(range(total)))
+        return b"".join(parts[i] for i in range(total)), total
+
+    def test_commands(self):
+        moxi, sock = self.start()
+        self.assertEqual(self.ask(sock, 1, b"set k 5 0 3\r\nabc\r\n"), (b"STORED\r\n", 1))
+        self.assertEqual(self.ask(sock, 65535, b"get k\r\n")[0], b"VALUE k 5 3\r\nabc\r\nEND\r\n")
+        self.assertEqual(self.ask(sock, 0, b"get none\r\n")[0], b"END\r\n")
+        self.assertEqual(self.ask(sock, 2, b"set n 0 0 1 noreply\r\n5\r\nincr n 2\r\ndelete k\r\n")[0],
+                         b"7\r\nDELETED\r\n")
+        self.assertEqual(self.ask(sock, 3, b"bogus\r\n")[0], b"ERROR\r\n")
+        self.client(moxi).ask(b"get n\r\n", b"VALUE n 0 1\r\n7\r\nEND\r\n")
+        self.assertEqual(self.stats(self.client(moxi), b"settings")["udpport"], str(sock.getpeername()[1]))
+
+    def test_large(self):
+        moxi, sock = self.start()
+        data = bytes(i * 7 % 251 for i in range(100000))
+        client = self.client(moxi)
+        client.ask(b"set big 0 0 100000\r\n" + data + b"\r\n", b"STORED\r\n")
+        reply, total = self.ask(sock, 9, b"get big\r\n")
+        self.assertEqual(reply, b"VALUE big 0 100000\r\n" + data + b"\r\nEND\r\n")
+        self.assertEqual(total, -(-len(reply) // 1392))
+        self.assertEqual(self.ask(sock, 10, b"set l 0 0 50000\r\n" + data[:50000] + b"\r\n")[0], b"STORED\r\n")
+        client.ask(b"set huge 0 0 1000000\r\n" + b"x" * 1000000 + b"\r\n", b"STORED\r\n")
+        self.assertEqual(self.ask(sock, 11, b"get" + b" huge" * 5 + b"\r\n")[0],
+                         b"SERVER_ERROR reply too large for UDP\r\n")
+
+    def test_bad_frames(self):
+        moxi, sock = self.start()
+        for datagram in (b"", b"x", b"1234567", struct.pack(">HHHH", 1, 0, 1, 0)):
+            sock.send(datagram)
+        sock.send(struct.pack(">HHHH", 7, 0, 2, 0) + b"get k\r\n")
+        self.assertEqual(sock.recv(1500)[8:], b"SERVER_ERROR multi-packet request not supported\r\n")
+        for unfinished in (b"get k", b"set k 0 0 5\r\nab", b"set k 0 0 1 noreply\r\nx\r\n", b"\0" * 1000):
+            sock.send(struct.pack(">HHHH", 8, 0, 1, 0) + unfinished)
+        while True:  # what is left of those that have an answer, and then this one
+            sock.send(struct.pack(">HHHH", 9, 0, 1, 0) + b"version\r\n")
+            datagram = sock.recv(1500)
+            if datagram[:2] == b"\0\x09":
+                break
+        self.assertRegex(datagram[8:], rb"\AVERSION ")
+        client = self.client(moxi)
+        await_true(lambda: self.stats(client)["curr_connections"] == "1", "all exchanges to end")
+
+    def test_loopback_only(self):
+        """Without -l, whatever TCP is on."""
+        port = free_port()
+        moxi = Process(MOXI + ["-p", str(free_port()), "-U", str(port), "-t", "1"])
+        self._ends[1].append(lambda: Moxi.stop(moxi))
+
+        def bound():
+            with open("/proc/net/udp") as table:
+                return [line.split()[1] for line in table if line.split()[1].endswith(":%04X" % port)]
+
+        await_true(bound, "UDP")
+        self.assertEqual(bound(), ["0100007F:%04X" % port])
 
 
 class Concurrent(AloneTest):
