@@ -188,6 +188,27 @@ class RightReplies(LoadTest):
         self.assertGreater(got['me_cpu_us'], 1)
         self.assertLess(got['me_cpu_us'], 1e6 / got['rps'] * (os.cpu_count() + 1))
 
+    def test_cpu_of_threads_that_end(self):
+        """A thread that ends while load measures has run no less for that."""
+        burnt, ends = threading.Event(), threading.Event()
+
+        def run():
+            while time.thread_time() < 0.2:
+                pass
+            burnt.set()
+            ends.wait(DEADLINE)
+        thread = threading.Thread(target=run, daemon=True)
+
+        def end(reply):
+            ends.set()
+            thread.join(DEADLINE)
+            return reply
+        thread.start()
+        burnt.wait(DEADLINE)
+        got = self.figures(self.serve(spoil=end, at=2), '--clients=1', '--requests=50', '--fill',
+                           '--cpu=me=%d' % os.getpid())
+        self.assertGreater(got['me_cpu_us'], 1)
+
     def talk(self, *args):
         server = self.serve()
         self.figures(server, '--fill', '--clients=1', '--requests=1')
