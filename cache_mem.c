@@ -475,8 +475,10 @@ struct cache_item *mem_alloc(struct cache *cache, const void *key, size_t nkey, 
 
     /* Another thread may take what was made room for, or the system refuse it however much is given back. */
     while ((item = try_alloc(cache, key, nkey, nvalue, queue, effort, &shortage)) == NULL)
-        if (tries-- == 0 || !evict_for(cache, bytes > cache->large_min ? bytes : 0))
+        if (tries-- == 0 || !evict_for(cache, bytes > cache->large_min ? bytes : 0)) {
+            mem_forget_ceiling(cache); /* what is here cannot make up for it: the next asks the system again */
             return NULL;
+        }
     if (shortage && effort == EFFORT_EVICT)
         evict_ahead(cache, 16);
     return item;

@@ -448,6 +448,26 @@ static void fill_tables(struct getopt_tables *tables)
     }
 }
 
+/* Options of memcached's that mean nothing here. NULL: it is none of them. */
+static const char *why_not(int letter)
+{
+    static const struct {
+        const char *letters;
+        const char *why;
+    } reasons[] = {
+        {"fnL", "memory is not divided into slabs here, so there are none to be shaped"},
+        {"e", "the cache inside does not outlive the process"},
+        {"BSY", "clients speak the text protocol, without authentication"},
+        {"W", "there is no watch command to be disabled"},
+        {"N", "clients are spread over the workers in turn"},
+    };
+
+    for (size_t i = 0; letter != 0 && i < ARRAY_LEN(reasons); i++)
+        if (strchr(reasons[i].letters, letter) != NULL)
+            return reasons[i].why;
+    return NULL;
+}
+
 /* Names the argument for which getopt_long returned value, ':' or '?'. */
 static enum options_status fail_getopt(struct parse *parse, int value, char **argv)
 {
@@ -457,6 +477,8 @@ static enum options_status fail_getopt(struct parse *parse, int value, char **ar
         fail(parse, "%s: expected %s after it", argv[optind - 1], row != NULL ? row->argument : "a value");
     else if (row != NULL)
         fail(parse, "%s: --%s takes no value", argv[optind - 1], row->name);
+    else if (why_not(optopt) != NULL)
+        fail(parse, "-%c: not an option here: %s", optopt, why_not(optopt));
     else if (optopt != 0)
         fail(parse, "-%c: unknown option (moxi -h lists them)", optopt);
     else

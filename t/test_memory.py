@@ -1,0 +1,150 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""test_memory - when memory runs out: every allocation of a session fails in turn, and nothing else does.
+
+t/fail_alloc.c, built here with cc, makes the n-th allocation of the n-th moxi fail, counted from a session's begin. A
+session has all commands. One request or one connection may fail; whatever is answered is right, or an error that says
+that memory ran out; the next session finds everything in order. At the end moxi exits as it should, and has no more
+memory allocated than one for which nothing failed.
+
+Skipped where moxi is built with a sanitizer, which has an allocator of its own, or is not a program itself.
+
+Run as /usr/bin/python3 t/test_memory.py [Class[.test]].
+"""
+
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+import unittest.mock
+
+from moxilib import MOXI, TIMEOUT, Client, Closed, MoxiTest, has_sanitizer
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BIG = b"b" * 40000  # is referred to, not copied
+HUGE = b"h" * 700000  # a large item, with a block of its own
+
+# What fails says so: moxi for itself, or the first moxi of two for the second.
+NO_MEMORY = rb"((VALUE|STAT|PREFIX|key=) ?.*\r\n)?SERVER_ERROR (proxy )?(out of memory|downstream closed|write to downstream)[^\r]*\r\n"
+
+SESSION = [
+    (b"set k 1 0 5\r\nhello\r\n", rb"STORED\r\n"),
+    (b"get k\r\n", rb"(VALUE k 1 5\r\nhello\r\n)?END\r\n"),
+    (b"gets k none\r\n", rb"(VALUE k 1 5 \d+\r\nhello\r\n)?END\r\n"),
+    (b"set big 0 0 40000\r\n%s\r\n" % BIG, rb"STORED\r\n"),
+    (b"get big k\r\n", rb"(VALUE big 0 40000\r\nb+\r\n)?(VALUE k 1 5\r\nhello\r\n)?END\r\n"),
+    (b"set huge 0 0 700000\r\n%s\r\n" % HUGE, rb"STORED\r\n"),
+    (b"get huge\r\n", rb"(VALUE huge 0 700000\r\nh+\r\n)?END\r\n"),
+    (b"append k 0 0 1\r\n!\r\n", rb"(NOT_)?STORED\r\n"),
+    (b"set n 0 0 1\r\n9\r\n", rb"STORED\r\n"),
+    (b"incr n 1\r\n", rb"(10|NOT_FOUND)\r\n"),
+    (b"decr n 1\r\n", rb"(9 ?|8|NOT_FOUND)\r\n"),
+    (b"cas k 0 0 1 1\r\nx\r\n", rb"(EXISTS|NOT_FOUND)\r\n"),
+    (b"touch k 100\r\n", rb"(TOUCHED|NOT_FOUND)\r\n"),
+    (b"gat 0 k big\r\n", rb"(VALUE k 1 [56]\r\nhello!?\r\n)?(VALUE big 0 40000\r\nb+\r\n)?END\r\n"),
+    (b"get " + b" ".join(b"key%d" % i for i in range(100)) + b"\r\n", rb"END\r\n"),
+    (b"stats\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
+    (b"stats items\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
+    (b"stats proxy stats\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
+    (b"verbosity 0\r\n", rb"OK\r\n"),
+    (b"delete k\r\n", rb"(DELETED|NOT_FOUND)\r\n"),
+    (b"flush_all\r\n", rb"OK\r\n"),
+]
+
+# What only a pool with the cache inside takes.
+LOCAL = [
+    (b"set a:b 0 0 1\r\nx\r\n", rb"STORED\r\n"),
+    (b"stats detail on\r\n", rb"OK\r\n"),
+    (b"get a:b c:d\r\n", rb"(VALUE a:b 0 1\r\nx\r\n)?END\r\n"),
+    (b"stats detail dump\r\n", rb"(PREFIX [^\r]*\r\n)*END\r\n"),
+    (b"stats reset\r\n", rb"RESET\r\n"),
+    (b"stats sizes\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
+    (b"stats conns\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
+    (b"lru_crawler metadump all\r\n", rb"(key=[^\n]*\n)*END\r\n"),
+]
+
+
+@unittest.skipIf(has_sanitizer() or len(MOXI) > 1, "moxi has an allocator of its own")
+class EveryAllocation(MoxiTest):
+    ROUNDS_MAX = 2000
+
+    @classmethod
+    def setUpClass(cls):
+        scratch = tempfile.TemporaryDirectory(prefix="moxi-test-")
+        cls.addClassCleanup(scratch.cleanup)
+        cls.log = scratch.name + "/log"
+        cls.library = scratch.name + "/fail_alloc.so"
+        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-D_GNU_SOURCE", "-o", cls.library, HERE + "/fail_alloc.c"],
+                       check=True)
+
+    def start(self, servers, fail_at):
+        if os.path.exists(self.log):
+            os.unlink(self.log)
+        with unittest.mock.patch.dict(os.environ, LD_PRELOAD=self.library, FAIL_ALLOC_LOG=self.log,
+                                      FAIL_ALLOC_AT=str(fail_at)):
+            return self.moxi(servers, {"downstream_retry": 0, "connect_retry_interval": 1}, "-vv")
+
+    def talk(self, moxi, session, excused):
+        """One session. excused: whether memory may have run out in it."""
+        client = Client(moxi.port)
+        try:
+            for request, reply in session:
+                client.send(request)
+                self.expect(client, request, reply, excused)
+        except Closed:
+            if not excused:
+                raise
+        finally:
+            client.close()
+
+    def expect(self, client, request, reply, excused):
+        whole = re.compile(b"(%s|%s)" % (reply, NO_MEMORY) if excused else reply, re.S)
+        deadline = time.monotonic() + TIMEOUT
+        while not whole.fullmatch(bytes(client.buffer)):
+            if client.eof:
+                raise Closed("%r: closed after %r" % (request[:60], bytes(client.buffer[-200:])))
+            if not client._wait(deadline):
+                self.fail("%r: %r" % (request[:60], bytes(client.buffer[-200:])))
+        client.buffer.clear()
+
+    def round(self, servers, session, fail_at):
+        """Whether an allocation failed, and the blocks that moxi had not freed at exit."""
+        moxi = self.start(servers, fail_at)
+        moxi.signal(signal.SIGUSR2)
+        self.talk(moxi, session, excused=True)
+        self.assertIsNone(moxi.popen.poll(), moxi.stderr()[-500:])
+        moxi.signal(signal.SIGUSR2)
+        self.talk(moxi, session, excused=False)
+        self.drop(moxi)
+        moxi.stop()
+        with open(self.log) as log:
+            lines = log.read().splitlines()
+        return lines[0] == "failed", int(lines[-1].split()[1])
+
+    def each(self, servers, session):
+        _, live = self.round(servers, session, 0)
+        for fail_at in range(1, self.ROUNDS_MAX):
+            with self.subTest(allocation=fail_at):
+                failed, now = self.round(servers, session, fail_at)
+                self.assertLessEqual(now, live)
+            if not failed:
+                break
+        self.assertGreater(fail_at, 20)
+
+    def test_alone(self):
+        self.each(["local"], SESSION + LOCAL)
+
+    def test_one_server(self):
+        self.each([self.memcached()], SESSION)
+
+    def test_several_servers(self):
+        # "stats items" goes the same way as "stats", with fewer lines to be added up
+        session = [(request, reply) for request, reply in SESSION if request != b"stats\r\n"]
+        self.each([self.memcached(), self.memcached(), "local"], session)
+
+
+if __name__ == "__main__":
+    unittest.main()
