@@ -56,6 +56,17 @@ static void judge_key(const uint8_t *p, size_t len, const uint8_t *begin, const 
          "a key has no byte that ends it");
 }
 
+static bool has_argument(enum opcode op)
+{
+    return op == OP_STATS || op == OP_SHUTDOWN || op == OP_CRAWLER;
+}
+
+/* Whether it is for moxi itself, and so never composed. */
+static bool stays_here(enum opcode op)
+{
+    return op == OP_VERBOSITY || op == OP_SHUTDOWN || (op_flags(op) & OPF_LOCAL);
+}
+
 /* A command that was found good in [p, p + n). */
 static void judge_good(const struct command *cmd, const uint8_t *p)
 {
@@ -70,8 +81,8 @@ static void judge_good(const struct command *cmd, const uint8_t *p)
          "it has a value if it should");
     must(!cmd->noreply || !(flags & OPF_VALUES), "retrievals are answered");
     if (cmd->num_keys == 0)
-        must(cmd->key_len == 0 || (cmd->op == OP_STATS && cmd->key > p && cmd->key + cmd->key_len < end),
-             "the argument of stats lies inside its line");
+        must(cmd->key_len == 0 || (has_argument(cmd->op) && cmd->key > p && cmd->key + cmd->key_len < end),
+             "an argument lies inside its line");
     else
         judge_key(cmd->key, cmd->key_len, p, end);
     if (cmd->num_keys < 2)
@@ -180,8 +191,7 @@ static size_t take_command(struct stream *s, const uint8_t *p, size_t n, size_t 
     s->ended = cmd.hangup || cmd.op == OP_QUIT;
     if (status == PARSE_OK) {
         judge_good(&cmd, p);
-        /* The level of verbosity is moxi's own: it is never composed. */
-        if (s->go_round && cmd.op != OP_VERBOSITY)
+        if (s->go_round && !stays_here(cmd.op))
             go_round(&cmd, p + cmd.consumed, n - cmd.consumed);
         return cmd.consumed;
     }
