@@ -16,7 +16,7 @@
  * second from which on the item is gone; cache_exptime makes it of what a client sent.
  *
  * What is dead (expired, or older than a flush_all) is found when somebody asks for it, when its memory is wanted, or
- * by cache_crawl. What of the memory is meant by the limit: everything but a first part of the tables, 1/64 of it.
+ * by cache_crawl. The limit is for all of the memory, but that a first part of what is not items' is free, 1/64 of it.
  */
 #ifndef CACHE_H
 #define CACHE_H

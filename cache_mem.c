@@ -16,8 +16,9 @@
  * mapped from the system and rounded up to one of eight sizes for each power of two. A free one is kept for the next item of
  * its size as long as there is room.
  *
- * The limit is for blocks, free ones that the system has not got back included, and for the tables as far as they exceed
- * 1/64 of it. One segment is kept for moving items to, or the survivors of the next victim would have to go.
+ * The limit is for all blocks, free ones that the system has not got back included, for the tables, and for one segment
+ * that is kept for moving items to, or the survivors of the next victim would have to go. Of the last two, a 64th of the
+ * limit is free.
  */
 #include "cache_int.h"
 
@@ -33,12 +34,12 @@ enum {
     SEGS_WANTED = 256,    /* in the limit */
     LARGE_PART = 8,       /* a large item takes more than such a part of a segment */
     RESERVE = 1,          /* segments for moving items */
-    AHEAD = 1,            /* and for what is stored next */
+    AHEAD = 1,            /* kept free for what is stored next */
     TRIES = 32,           /* to get memory after making room */
     SPARES_SEARCHED = 32,
     SPARSE_SAMPLE = 32,
     SPARSE_ALL = 1024,
-    TABLES_FREE = 64, /* such a part of the limit may be used for tables without being counted */
+    OVERHEAD_FREE = 64, /* such a part of the limit may be used for tables and reserve without being counted */
 };
 
 #define LIVE_BYTES (LIVE_ONE - 1)
@@ -74,12 +75,15 @@ static void unqueue(struct segq *q, struct seg *seg)
 
 /* --- the limit --- */
 
+/* What counts: all blocks, the reserve whether it is there or not, and the tables. */
 static uint64_t charged(struct cache *cache)
 {
-    uint64_t overhead = __atomic_load_n(&cache->overhead, __ATOMIC_RELAXED);
-    uint64_t free_part = __atomic_load_n(&cache->limit, __ATOMIC_RELAXED) / TABLES_FREE;
+    const struct mem *mem = &cache->mem;
+    uint64_t reserve = RESERVE * (uint64_t)cache->seg_size, there = mem->num_warm * (uint64_t)cache->seg_size;
+    uint64_t overhead = __atomic_load_n(&cache->overhead, __ATOMIC_RELAXED) + reserve;
+    uint64_t free_part = __atomic_load_n(&cache->limit, __ATOMIC_RELAXED) / OVERHEAD_FREE;
 
-    return cache->mem.resident + (overhead > free_part ? overhead - free_part : 0);
+    return mem->resident - (there < reserve ? there : reserve) + (overhead > free_part ? overhead - free_part : 0);
 }
 
 static bool fits(struct cache *cache, uint64_t bytes)
@@ -114,9 +118,7 @@ static void make_cold(struct cache *cache, struct seg *seg)
 /* Free segments that are needed for more than the next items. */
 static uint64_t surplus(struct mem *mem)
 {
-    uint64_t kept = mem->num_used != 0 ? RESERVE : 0;
-
-    return mem->num_warm > kept ? mem->num_warm - kept : 0;
+    return mem->num_warm > RESERVE ? mem->num_warm - RESERVE : 0;
 }
 
 /* Makes bytes fit by giving free memory back to the system, if that does. */
@@ -209,14 +211,6 @@ static struct seg *carve(struct cache *cache)
     return seg_at(cache, mem->num_segs++);
 }
 
-/* Bytes that must be free for a segment more, beside the reserve. */
-static uint64_t bytes_for_segment(struct cache *cache)
-{
-    uint64_t kept = cache->mem.num_warm < RESERVE ? cache->mem.num_warm : RESERVE;
-
-    return (1 + RESERVE - kept) * cache->seg_size;
-}
-
 static struct seg *take_segment(struct cache *cache, enum effort effort)
 {
     struct mem *mem = &cache->mem;
@@ -227,7 +221,7 @@ static struct seg *take_segment(struct cache *cache, enum effort effort)
         seg = mem->warm;
         mem->warm = seg->next;
         mem->num_warm--;
-    } else if (!make_fit(cache, reserve ? cache->seg_size : bytes_for_segment(cache))) {
+    } else if (!make_fit(cache, reserve ? 0 : cache->seg_size)) {
         return NULL;
     } else if ((seg = mem->num_cold > 0 ? mem->cold[--mem->num_cold] : carve(cache)) != NULL) {
         *seg = (struct seg){.cache = cache, .size = cache->seg_size, .state = SEG_FREE};
@@ -356,14 +350,6 @@ static struct seg *find_spare(struct mem *mem, size_t size)
     return NULL;
 }
 
-/* Memory for a block, and beside it for the reserve when segments are in use. */
-static uint64_t bytes_for_block(struct cache *cache, size_t size)
-{
-    const struct mem *mem = &cache->mem;
-
-    return mem->num_used == 0 || mem->num_warm >= RESERVE ? size : size + (RESERVE - mem->num_warm) * cache->seg_size;
-}
-
 static struct seg *take_block(struct cache *cache, size_t size)
 {
     struct mem *mem = &cache->mem;
@@ -372,7 +358,7 @@ static struct seg *take_block(struct cache *cache, size_t size)
 
     pthread_mutex_lock(&mem->lock);
     seg = find_spare(mem, size);
-    granted = seg == NULL && make_fit(cache, bytes_for_block(cache, size));
+    granted = seg == NULL && make_fit(cache, size);
     if (granted)
         mem->resident += size;
     pthread_mutex_unlock(&mem->lock);
@@ -419,11 +405,11 @@ bool mem_has_room(struct cache *cache, size_t bytes)
 
     pthread_mutex_lock(&mem->lock);
     if (size == 0) {
-        has_room = mem->num_warm > RESERVE || make_fit(cache, bytes_for_segment(cache));
+        has_room = mem->num_warm > RESERVE || make_fit(cache, cache->seg_size);
     } else {
         struct seg *seg = find_spare(mem, size);
 
-        has_room = seg != NULL || make_fit(cache, bytes_for_block(cache, size));
+        has_room = seg != NULL || make_fit(cache, size);
         if (seg != NULL) {
             seg->next = mem->spares;
             mem->spares = seg;
@@ -436,7 +422,7 @@ bool mem_has_room(struct cache *cache, size_t bytes)
 /* Whether too much is in use, or the next segment will not be there. What large items left is used first. */
 static bool is_short(struct cache *cache)
 {
-    return !make_fit(cache, cache->mem.num_warm > RESERVE ? 0 : (RESERVE + AHEAD) * (uint64_t)cache->seg_size);
+    return !make_fit(cache, cache->mem.num_warm > RESERVE ? 0 : AHEAD * (uint64_t)cache->seg_size);
 }
 
 bool mem_is_short(struct cache *cache)
