@@ -145,13 +145,17 @@ static void lower_item_size(struct config *config, uint32_t item_size)
     }
 }
 
-static bool load_settings(struct settings *settings, const char *argument, char *error, size_t errlen)
+/* item_size: of the cache inside; what it takes is not refused for being larger than is usual. */
+static bool load_settings(struct settings *settings, const char *argument, uint32_t item_size, char *error,
+                          size_t errlen)
 {
     char detail[DETAIL_MAX];
     struct text text;
     bool ok;
 
     settings_init(settings);
+    if (settings->item_size_max < item_size)
+        settings->item_size_max = item_size;
     if (argument == NULL)
         return true;
     if (!load_text(&text, "-Z", argument, error, errlen))
@@ -170,7 +174,7 @@ struct config *agent_config_load(const struct agent_config_source *source, char 
     struct config *config;
     struct text text;
 
-    if (!load_settings(&settings, source->settings, error, errlen) ||
+    if (!load_settings(&settings, source->settings, source->item_size, error, errlen) ||
         !load_text(&text, "-z", source->cluster, error, errlen))
         return NULL;
     if (source->has_port && !has_lport(text.bytes))

@@ -17,7 +17,7 @@ struct agent_config_source {
     bool has_port;        /* -p was given: */
     uint16_t port;        /* it is the LPORT of a -z that names none; one that does must agree with it */
     bool has_unix_socket; /* -s was given: an LPORT of 0 makes sense */
-    uint32_t item_size;   /* -I: bytes; larger values need not be read for a pool whose servers are all local */
+    uint32_t item_size;   /* -I: bytes; the least default of item_size_max, and its most where all servers are local */
 };
 
 /* Files larger than this are refused: no list of servers is that long. */

@@ -169,7 +169,7 @@ static void relay_raw(struct request *r, const uint8_t *p, size_t n)
 
 static size_t relay_unwritten(const struct request *r)
 {
-    return client_unwritten(r) + r->held.bytes;
+    return client_is_next(r) ? client_unwritten(r) : SIZE_MAX;
 }
 
 static void relay_done(struct request *r, const struct outcome *outcome)

@@ -238,6 +238,9 @@ void client_set_put_off(struct request *r, bool put_off);
 uint32_t client_pin(struct request *r, const struct downstream *d);
 void client_unpin(struct request *r, const struct outcome *outcome);
 
+/* Whether r's client has been answered all that it asked before r. */
+bool client_is_next(const struct request *r);
+
 /* Bytes that are waiting to be written to r's client. */
 size_t client_unwritten(const struct request *r);
 

@@ -234,9 +234,10 @@ static struct request *request_of(struct client *c, const struct command *cmd)
 /* A value over item_size_max. As in memcached, a set that fails does not leave the old value behind. */
 static void refuse_size(struct client *c, struct request *r)
 {
-    if (c->ps->local != NULL)
-        local_count_too_large(c->ps->local);
     if (r->op != OP_SET) {
+        /* Among several servers, it would take the key's to know. */
+        if (c->ps->local != NULL && c->ps->pool->num_servers == 1)
+            local_count_too_large(c->ps->local);
         refuse(c, r, "SERVER_ERROR object too large for cache");
         return;
     }

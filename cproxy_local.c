@@ -13,7 +13,6 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "cproxy_local_int.h"
 #include "prefix_stats.h"
@@ -35,7 +34,7 @@ static void tell_time(struct local *l)
     if (l->clock_us != 0 && l->loop->now_us - l->clock_us < CLOCK_US)
         return;
     l->clock_us = l->loop->now_us;
-    cache_set_clock(l->cache, (uint32_t)time(NULL));
+    cache_set_clock(l->cache, util_unix_seconds(l->loop->now_us));
 }
 
 /* --- outcomes --- */
@@ -235,6 +234,18 @@ static struct outcome run_arith(struct local *l, struct request *r, char *line)
     return (struct outcome){.result = RESULT_NUMBER, .text = (const uint8_t *)line, .text_len = n + 2};
 }
 
+/* A set with too large a value. It counts as one, not as a delete. */
+static struct outcome run_too_large(struct local *l, const struct request *r)
+{
+    const struct rkey *key = &r->keys[0];
+
+    if (prefix_stats_enabled())
+        prefix_stats_set(key->p, key->len);
+    cache_count_too_large(l->cache);
+    cache_drop(l->cache, key->p, key->len);
+    return outcome_of(RESULT_NOT_FOUND);
+}
+
 static struct outcome run_delete(struct local *l, const struct request *r)
 {
     const struct rkey *key = &r->keys[0];
@@ -354,7 +365,7 @@ void local_run(struct local *l, struct request *r)
         outcome = run_arith(l, r, line);
         break;
     case OP_DELETE:
-        outcome = run_delete(l, r);
+        outcome = r->too_large ? run_too_large(l, r) : run_delete(l, r);
         break;
     case OP_TOUCH:
         outcome = run_touch(l, r);

@@ -20,10 +20,11 @@ struct local {
     const struct local_hooks *hooks;
     const struct local_serving *serving;
     const struct codec *codec;
-    struct chunk *scratch;   /* values are copied here; NULL: none yet */
-    uint64_t clock_us;       /* when the cache was last told the time */
-    struct walk *walks;      /* that are not at their end, by next */
-    struct event walk_timer; /* the next step of each */
+    struct chunk *scratch; /* values are copied here; NULL: none yet */
+    uint64_t clock_us;     /* when the cache was last told the time */
+    struct walk *walks;    /* that are not at their end, by next: the first is next to make a step */
+    struct walk *last_walk;
+    struct event walk_timer; /* the next step */
 };
 
 static inline struct outcome outcome_of(enum result result)

@@ -13,7 +13,12 @@
 #include "cproxy_local_int.h"
 #include "prefix_stats.h"
 
-enum { STAT_LINE_MAX = 256 };
+enum {
+    STAT_LINE_MAX = 256,
+    CLASSES_NAMED = 64, /* 0 to 63 are memcached's numbers of classes, whether it has so many or not */
+};
+
+_Static_assert((int)CACHE_CLASSES <= (int)CLASSES_NAMED, "every class can be asked for");
 
 static void tell(struct request *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
@@ -180,10 +185,11 @@ static struct outcome run_cachedump(struct local *l, struct request *r, const ch
 
     if (!l->serving->may_dump)
         return error_of("CLIENT_ERROR stats cachedump not allowed\r\n");
-    if (n < 3 || !util_parse_u64(words[1], strlen(words[1]), &class) ||
-        !util_parse_u64(words[2], strlen(words[2]), &limit))
+    if (n < 3)
         return error_of("CLIENT_ERROR bad command line\r\n");
-    if (class < 1 || class >= CACHE_CLASSES)
+    if (!util_parse_u64(words[1], strlen(words[1]), &class) || !util_parse_u64(words[2], strlen(words[2]), &limit))
+        return error_of("CLIENT_ERROR bad command line format\r\n");
+    if (class >= CLASSES_NAMED)
         return error_of("CLIENT_ERROR Illegal slab id\r\n");
     return outcome_of(walk_cachedump(l, r, (unsigned)class, limit) ? RESULT_NONE : RESULT_NO_MEMORY);
 }
@@ -218,6 +224,10 @@ struct outcome local_run_stats(struct local *l, struct request *r)
         return tell_cache(l, r, tell_slabs);
     if (strcmp(words[0], "sizes") == 0)
         return outcome_of(walk_sizes(l, r) ? RESULT_NONE : RESULT_NO_MEMORY);
+    if (strcmp(words[0], "sizes_enable") == 0) { /* they always are */
+        tell(r, "STAT sizes_status enabled");
+        return outcome_of(RESULT_END);
+    }
     if (strcmp(words[0], "detail") == 0)
         return run_detail(r, n > 1 ? words[1] : NULL);
     if (strcmp(words[0], "cachedump") == 0)

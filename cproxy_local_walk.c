@@ -2,8 +2,9 @@
 /*
  * cproxy_local_walk - replies for which all items of the cache have to be looked at: see cproxy_local_int.h.
  *
- * A walk goes on in steps of some thousand items, one at each tick of a timer, and waits while its client is owed much,
- * so that neither other clients nor memory suffer from a cache of many millions of items.
+ * A walk goes on in steps of a thousand items, and waits until it is its client's turn to be told and while that is owed
+ * much. All walks of a worker together make one step at each tick of a timer, in turn, so neither other clients nor
+ * memory suffer from a cache of many millions of items or from many who ask.
  */
 #include <assert.h>
 #include <event2/event.h>
@@ -14,11 +15,14 @@
 #include "cproxy_local_int.h"
 
 enum {
-    STEP_ITEMS = 2000,
+    STEP_ITEMS = 1000,
     STEP_US = 500,                         /* between the steps */
+    WAIT_US = 10000,                       /* when no walk can go on */
+    TURN_WALKS = 1024,                     /* looked at, for one that can go on */
     UNWRITTEN_MAX = 256 * 1024,            /* what a client may be owed for its walk to go on */
     CACHEDUMP_BYTES_MAX = 2 * 1024 * 1024, /* of a reply to stats cachedump, as in memcached */
     SIZE_STEP = 32,                        /* stats sizes: bytes of a row, as in memcached */
+    PAGE_ROWS = 1024,
     ESCAPED_MAX = 3 * KEY_MAX,
     LINE_BYTES = ESCAPED_MAX + 200,
 };
@@ -35,8 +39,10 @@ struct walk {
     size_t bytes;     /* told so far; CACHEDUMP */
     uint32_t now;     /* items that are dead at that time are passed over */
     struct cache *cache;
-    uint32_t num_sizes; /* rows; SIZES */
-    uint64_t *sizes;    /* items that take up to (i + 1) * SIZE_STEP bytes */
+    /* SIZES: of the items that take up to (i + 1) * SIZE_STEP bytes, how many; a page that would be all 0 is NULL. */
+    uint64_t **pages;
+    uint32_t num_pages;
+    bool lacks_memory;
 };
 
 /* --- what is told of an item --- */
@@ -97,9 +103,16 @@ static void tell_item(struct walk *walk, struct cache_item *item)
 
 static void count_size(struct walk *walk, const struct cache_item *item)
 {
-    size_t row = (cache_item_size(item) - 1) / SIZE_STEP;
+    uint64_t row = (cache_item_size(item) - 1) / SIZE_STEP, last = (uint64_t)walk->num_pages * PAGE_ROWS - 1;
+    uint64_t **page;
 
-    walk->sizes[row < walk->num_sizes ? row : walk->num_sizes - 1]++;
+    if (row > last)
+        row = last;
+    page = &walk->pages[row / PAGE_ROWS];
+    if (*page == NULL && (*page = calloc(PAGE_ROWS, sizeof(**page))) == NULL)
+        walk->lacks_memory = true;
+    else
+        (*page)[row % PAGE_ROWS]++;
 }
 
 static void on_item(void *arg, struct cache_item *item)
@@ -119,18 +132,25 @@ static void on_item(void *arg, struct cache_item *item)
         tell_item(walk, item);
 }
 
-static void tell_sizes(const struct walk *walk)
+static void tell_page(struct request *r, const uint64_t *rows, uint64_t first)
 {
-    struct request *r = walk->request;
     char line[64];
 
-    for (uint32_t i = 0; i < walk->num_sizes; i++) {
+    for (uint64_t i = 0; i < PAGE_ROWS; i++) {
         int n;
 
-        if (walk->sizes[i] == 0)
+        if (rows[i] == 0)
             continue;
-        n = snprintf(line, sizeof(line), "STAT %" PRIu64 " %" PRIu64, (uint64_t)(i + 1) * SIZE_STEP, walk->sizes[i]);
+        n = snprintf(line, sizeof(line), "STAT %" PRIu64 " %" PRIu64, (first + i + 1) * SIZE_STEP, rows[i]);
         r->ops->stat(r, (const uint8_t *)line, (size_t)n);
+    }
+}
+
+static void tell_sizes(const struct walk *walk)
+{
+    for (uint32_t i = 0; i < walk->num_pages; i++) {
+        if (walk->pages[i] != NULL)
+            tell_page(walk->request, walk->pages[i], (uint64_t)i * PAGE_ROWS);
     }
 }
 
@@ -138,61 +158,86 @@ static void tell_sizes(const struct walk *walk)
 
 static void walk_free(struct walk *walk)
 {
-    free(walk->sizes);
+    for (uint32_t i = 0; i < walk->num_pages; i++)
+        free(walk->pages[i]);
+    free(walk->pages);
     free(walk);
+}
+
+static struct walk *pop_walk(struct local *l)
+{
+    struct walk *walk = l->walks;
+
+    l->walks = walk->next;
+    if (l->walks == NULL)
+        l->last_walk = NULL;
+    return walk;
+}
+
+static void push_walk(struct local *l, struct walk *walk)
+{
+    walk->next = NULL;
+    if (l->last_walk != NULL)
+        l->last_walk->next = walk;
+    else
+        l->walks = walk;
+    l->last_walk = walk;
 }
 
 /* The walk's request has left its queue; walk is gone. */
 static void end(struct local *l, struct walk *walk)
 {
     struct request *r = walk->request;
-    struct outcome outcome = outcome_of(RESULT_END);
+    struct outcome outcome = outcome_of(walk->lacks_memory ? RESULT_NO_MEMORY : RESULT_END);
 
-    if (walk->kind == SIZES && !r->answered)
+    if (walk->kind == SIZES && !r->answered && !walk->lacks_memory)
         tell_sizes(walk);
     walk_free(walk);
     request_left_conn(&l->loop->requests, &l->loop->bufs, r, &outcome);
 }
 
+static bool must_wait(const struct request *r)
+{
+    return !r->answered && r->ops->unwritten != NULL && r->ops->unwritten(r) > UNWRITTEN_MAX;
+}
+
 /* Whether it has come to its end. */
 static bool step(struct local *l, struct walk *walk)
 {
-    struct request *r = walk->request;
-
-    if (r->answered)
+    if (walk->request->answered)
         return true;
-    if (walk->kind != SIZES && r->ops->unwritten != NULL && r->ops->unwritten(r) > UNWRITTEN_MAX)
-        return false;
     walk->now = cache_clock(l->cache);
-    return !cache_walk(l->cache, &walk->cursor, STEP_ITEMS, on_item, walk) ||
+    return !cache_walk(l->cache, &walk->cursor, STEP_ITEMS, on_item, walk) || walk->lacks_memory ||
            (walk->kind == CACHEDUMP && walk->left == 0);
 }
 
-static void arm(struct local *l)
+static void arm(struct local *l, long us)
 {
-    struct timeval after = {.tv_usec = STEP_US};
+    struct timeval after = {.tv_usec = us};
 
     if (l->walks != NULL && event_add(&l->walk_timer, &after) != 0)
         event_active(&l->walk_timer, EV_TIMEOUT, 0);
 }
 
+/* One step of the walk whose turn it is. */
 static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
     struct local *l = arg;
-    struct walk **link = &l->walks, *walk;
+    bool went = false;
 
     (void)fd;
     (void)what;
     loop_enter(l->loop);
-    while ((walk = *link) != NULL) {
-        if (!step(l, walk)) {
-            link = &walk->next;
-            continue;
-        }
-        *link = walk->next;
-        end(l, walk);
+    for (int i = 0; i < TURN_WALKS && l->walks != NULL && !went; i++) {
+        struct walk *walk = pop_walk(l);
+
+        went = !must_wait(walk->request);
+        if (went && step(l, walk))
+            end(l, walk);
+        else
+            push_walk(l, walk);
     }
-    arm(l);
+    arm(l, went ? STEP_US : WAIT_US);
 }
 
 static struct walk *begin(struct local *l, struct request *r, enum kind kind)
@@ -204,10 +249,9 @@ static struct walk *begin(struct local *l, struct request *r, enum kind kind)
     walk->request = r;
     walk->kind = kind;
     walk->cache = l->cache;
-    walk->next = l->walks;
-    l->walks = walk;
+    push_walk(l, walk);
     r->in_conn = true;
-    arm(l);
+    arm(l, STEP_US);
     return walk;
 }
 
@@ -233,16 +277,16 @@ bool walk_cachedump(struct local *l, struct request *r, unsigned class, uint64_t
 
 bool walk_sizes(struct local *l, struct request *r)
 {
-    uint32_t n = l->serving->item_max / SIZE_STEP + 1;
-    uint64_t *sizes = calloc(n, sizeof(*sizes));
-    struct walk *walk = sizes != NULL ? begin(l, r, SIZES) : NULL;
+    uint32_t n = l->serving->item_max / (SIZE_STEP * PAGE_ROWS) + 1;
+    uint64_t **pages = calloc(n, sizeof(*pages));
+    struct walk *walk = pages != NULL ? begin(l, r, SIZES) : NULL;
 
     if (walk == NULL) {
-        free(sizes);
+        free(pages);
         return false;
     }
-    walk->num_sizes = n;
-    walk->sizes = sizes;
+    walk->num_pages = n;
+    walk->pages = pages;
     return true;
 }
 
@@ -253,13 +297,11 @@ void walks_setup(struct local *l)
 
 void walks_teardown(struct local *l)
 {
-    struct walk *walk;
-
     event_del(&l->walk_timer);
-    while ((walk = l->walks) != NULL) {
+    while (l->walks != NULL) {
+        struct walk *walk = pop_walk(l);
         struct request *r = walk->request;
 
-        l->walks = walk->next;
         /* Its client has gone before. */
         assert(r->answered);
         walk_free(walk);

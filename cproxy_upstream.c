@@ -143,6 +143,11 @@ void client_set_put_off(struct request *r, bool put_off)
     r->put_off = put_off;
 }
 
+bool client_is_next(const struct request *r)
+{
+    return r->owner->head == r;
+}
+
 size_t client_unwritten(const struct request *r)
 {
     return r->owner->conn.out.bytes;

@@ -8,7 +8,6 @@
 #include "crawler.h"
 
 #include <stdatomic.h>
-#include <time.h>
 
 #include "work.h"
 
@@ -53,7 +52,7 @@ static void on_second(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     (void)arg;
-    cache_set_clock(crawler.cache, (uint32_t)time(NULL));
+    cache_set_clock(crawler.cache, util_unix_seconds(util_now_us()));
     if (!atomic_load(&crawler.running) && !atomic_load(&crawler.enabled))
         (void)cache_crawl(crawler.cache, 0);
     else if (!atomic_load(&crawler.running) && cache_crawl(crawler.cache, SECOND_ITEMS))
@@ -77,7 +76,7 @@ bool crawler_start(struct event_base *base, struct cache *cache)
 
     crawler.cache = cache;
     atomic_store(&crawler.enabled, true);
-    cache_set_clock(cache, (uint32_t)time(NULL));
+    cache_set_clock(cache, util_unix_seconds(util_now_us()));
     crawler.has_work_queue = work_queue_setup(&crawler.work, base);
     return crawler.has_work_queue && event_assign(&crawler.second, base, -1, EV_PERSIST, on_second, NULL) == 0 &&
            evtimer_assign(&crawler.step, base, on_step, NULL) == 0 && event_add(&crawler.second, &second) == 0;

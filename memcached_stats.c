@@ -143,7 +143,7 @@ static void tell_process(struct request *r)
     getrusage(RUSAGE_SELF, &usage);
     tell_number(r, "pid", (uint64_t)getpid());
     tell_number(r, "uptime", (util_now_us() - stats.start_us) / 1000000);
-    tell_number(r, "time", (uint64_t)time(NULL));
+    tell_number(r, "time", util_unix_seconds(util_now_us()));
     tell(r, "version %s", CPROXY_VERSION);
     tell(r, "libevent %s", event_get_version());
     tell_number(r, "pointer_size", 8 * sizeof(void *));

@@ -143,7 +143,10 @@ struct request_ops {
     void (*end)(struct request *r);
     /* One line of a reply to stats, without its end. */
     void (*stat)(struct request *r, const uint8_t *p, size_t n);
-    /* Some of a reply that is passed on as it is, and how much of such waits for its client. For OPF_LOCAL only. */
+    /*
+     * Some of a reply that is passed on as it is; and how much the client has been sent that it has not read, SIZE_MAX
+     * when it is owed other replies first. unwritten is NULL where nobody waits for it.
+     */
     void (*raw)(struct request *r, const uint8_t *p, size_t n);
     size_t (*unwritten)(const struct request *r);
     /* The last call. */

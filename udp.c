@@ -27,11 +27,13 @@ enum {
     PAYLOAD_MAX = 1400 - HEADER_BYTES,
     REPLY_MAX = 4 * 1024 * 1024, /* bytes; a larger one is an error instead */
     REPLY_START = 2048,
-    BATCH = 64, /* datagrams received before the loop looks at other things */
+    REPLIES_MAX = 64 * 1024 * 1024, /* of all replies together */
+    BATCH = 64,                     /* datagrams received before the loop looks at other things */
 };
 
 struct udp_socket {
     int fd;
+    in_port_t port; /* as it is in an address */
     struct event event;
     bool has_event;
 };
@@ -56,9 +58,16 @@ static struct {
     uint32_t num_sockets;
     struct exchange *exchanges;
     uint32_t num_exchanges;
+    size_t reply_bytes; /* what their replies take, as they arrive */
 } udp;
 
 /* --- replies --- */
+
+static in_port_t port_of(const struct sockaddr_storage *address)
+{
+    return address->ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)address)->sin6_port
+                                          : ((const struct sockaddr_in *)address)->sin_port;
+}
 
 /* As many datagrams as it takes. What the kernel does not take is lost, as datagrams are. */
 static void send_reply(const struct udp_socket *s, const struct sockaddr_storage *peer, socklen_t peer_len, uint16_t id,
@@ -98,6 +107,7 @@ static void exchange_free(struct exchange *x)
     if (x->next != NULL)
         x->next->link = x->link;
     udp.num_exchanges--;
+    udp.reply_bytes -= x->size;
     free(x->reply);
     free(x);
 }
@@ -105,10 +115,11 @@ static void exchange_free(struct exchange *x)
 static bool grow_reply(struct exchange *x)
 {
     size_t size = x->size == 0 ? REPLY_START : 2 * x->size;
-    uint8_t *reply = realloc(x->reply, size);
+    uint8_t *reply = udp.reply_bytes + size - x->size <= REPLIES_MAX ? realloc(x->reply, size) : NULL;
 
     if (reply == NULL)
         return false;
+    udp.reply_bytes += size - x->size;
     x->reply = reply;
     x->size = size;
     return true;
@@ -169,7 +180,8 @@ static void take_datagram(struct exchange *x, const uint8_t *p, size_t n)
 {
     uint16_t header[HEADER_BYTES / 2];
 
-    if (n <= HEADER_BYTES || udp.num_exchanges >= UDP_EXCHANGES_MAX) {
+    /* From a port like ours it is a server's reply, ours or another's, to a forged request: answers would never end. */
+    if (n <= HEADER_BYTES || udp.num_exchanges >= UDP_EXCHANGES_MAX || port_of(&x->peer) == x->socket->port) {
         free(x);
         return;
     }
@@ -222,6 +234,8 @@ static void on_datagram(evutil_socket_t fd, short what, void *arg)
 static bool open_one(void *arg, const struct addrinfo *a)
 {
     struct udp_socket *sockets = realloc(udp.sockets, (udp.num_sockets + 1) * sizeof(*sockets));
+    struct sockaddr_storage own = {0};
+    socklen_t own_len = sizeof(own);
     int fd, on = 1;
 
     (void)arg;
@@ -232,14 +246,14 @@ static bool open_one(void *arg, const struct addrinfo *a)
     if (fd < 0)
         return false;
     if ((a->ai_family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) != 0) ||
-        bind(fd, a->ai_addr, a->ai_addrlen) != 0) {
+        bind(fd, a->ai_addr, a->ai_addrlen) != 0 || getsockname(fd, (struct sockaddr *)&own, &own_len) != 0) {
         int error = errno;
 
         close(fd);
         errno = error;
         return false;
     }
-    sockets[udp.num_sockets++] = (struct udp_socket){.fd = fd};
+    sockets[udp.num_sockets++] = (struct udp_socket){.fd = fd, .port = port_of(&own)};
     return true;
 }
 

@@ -8,6 +8,7 @@
  */
 #include "util.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,25 @@ uint64_t util_now_us(void)
 
     clock_gettime(CLOCK_MONOTONIC, &ts); /* cannot fail with this clock and a valid pointer */
     return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+/* Unix time less util_now_us, in us, as it was when first asked for. */
+static uint64_t unix_offset_us;
+
+static void find_unix_offset(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_REALTIME, &ts);
+    unix_offset_us = (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000 - util_now_us();
+}
+
+uint32_t util_unix_seconds(uint64_t now_us)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, find_unix_offset);
+    return (uint32_t)((now_us + unix_offset_us) / 1000000);
 }
 
 size_t util_scan_u64(const char *p, size_t n, uint64_t *out)

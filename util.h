@@ -31,6 +31,12 @@ const char *moxi_version(void);
 uint64_t util_now_us(void);
 
 /*
+ * Unix time, in seconds, when it is now_us by util_now_us: as it was when the process began, and what has passed since.
+ * It never steps, as the machine's clock may: what was stored for a minute lives that long.
+ */
+uint32_t util_unix_seconds(uint64_t now_us);
+
+/*
  * Reads the decimal digits that [p, p + n) begins with. Returns how many there are; 0, with *out untouched, when there
  * is none or the number does not fit.
  */

@@ -219,7 +219,15 @@ class Memory(AloneTest):
             client.ask(b"add k 0 0 %d\r\n%s\r\nget k\r\n" % (size, b"x" * size), too_large + b"END\r\n")
         client.ask(b"set k 0 0 9000\r\n%s\r\nappend k 0 0 9000\r\n%s\r\nget k\r\n" % (b"x" * 9000, b"y" * 9000),
                    b"STORED\r\n" + too_large + b"VALUE k 0 9000\r\n%s\r\nEND\r\n" % (b"x" * 9000))
-        self.assertEqual(self.stats(client)["store_too_large"], "7")
+        s = self.stats(client)
+        self.assertEqual((s["store_too_large"], s["delete_hits"], s["delete_misses"]), ("7", "0", "0"))
+
+    def test_item_size_above_the_proxy_s(self):
+        """-I above what item_size_max is by default."""
+        client = self.client(self.alone("-m", "400", "-I", "150m"))
+        n = 140 << 20
+        client.ask(b"set k 0 0 %d\r\n%s\r\n" % (n, bytes(n)), b"STORED\r\n")
+        client.ask(b"stats sizes\r\n", b"STAT %d 1\r\nEND\r\n" % ((n // 32 + 2) * 32))
 
     def test_memory_limit_at_run_time(self):
         client = self.client(self.alone("-m", "16"))
@@ -308,6 +316,25 @@ class Dumps(AloneTest):
             self.assertLess(moxi.memory() - before, 20 << 20)
         self.assertEqual(other.read_until(b"\nEND\r\n").count(b"key="), n)
 
+    def test_many_at_once(self):
+        """They are made one after the other, so they do not fill memory."""
+        moxi = self.alone()
+        client, other = self.client(moxi, rcvbuf=4096), self.client(moxi)
+        n, dumps = 1000, 100
+        other.send(b"".join(b"set %0200d 0 0 1 noreply\r\nx\r\n" % k for k in range(n)))
+        (number,) = {name.split(":")[1] for name in self.stats(other, b"items")}
+        before = moxi.memory()
+        client.send(b"lru_crawler metadump all\r\nstats cachedump %s 0\r\nstats sizes\r\n" % number.encode() * dumps)
+        self.assertTrue(client.readable(20 * SCALE))
+        for _ in range(50):
+            other.turn()
+        if not has_sanitizer():
+            self.assertLess(moxi.memory() - before, 8 << 20)
+        for _ in range(dumps):
+            self.assertEqual(client.read_until(b"END\r\n").count(b"key="), n)
+            self.assertEqual(client.read_until(b"END\r\n").count(b"ITEM "), n)
+            self.assertRegex(client.read_until(b"END\r\n"), rb"\ASTAT \d+ %d\r\nEND" % n)
+
     def test_client_goes_in_the_middle_of_a_dump(self):
         moxi = self.alone()
         client = self.client(moxi)
@@ -339,10 +366,11 @@ class Dumps(AloneTest):
             self.assertRegex(line, rb"\AITEM k\d+ \[5 b; 0 s\]\Z")
         client.send(b"stats cachedump %s 0\r\n" % number.encode())
         self.assertEqual(len(set(client.lines_to_end())), 50)
-        client.ask(b"stats cachedump 39 0\r\n", b"END\r\n")
-        client.ask(b"stats cachedump\r\nstats cachedump 1\r\nstats cachedump 1 x\r\n",
-                   b"CLIENT_ERROR bad command line\r\n" * 3)
-        client.ask(b"stats cachedump 0 1\r\nstats cachedump 9999 1\r\n", b"CLIENT_ERROR Illegal slab id\r\n" * 2)
+        client.ask(b"stats cachedump 39 0\r\nstats cachedump 0 1\r\nstats cachedump 63 1\r\n", b"END\r\n" * 3)
+        client.ask(b"stats cachedump\r\nstats cachedump 1\r\n", b"CLIENT_ERROR bad command line\r\n" * 2)
+        client.ask(b"stats cachedump 1 x\r\nstats cachedump -1 1\r\n",
+                   b"CLIENT_ERROR bad command line format\r\n" * 2)
+        client.ask(b"stats cachedump 64 1\r\nstats cachedump 9999 1\r\n", b"CLIENT_ERROR Illegal slab id\r\n" * 2)
 
     def test_sizes(self):
         client = self.client(self.alone())
@@ -353,6 +381,7 @@ class Dumps(AloneTest):
         for size in sizes:
             self.assertEqual(int(size) % 32, 0)
         self.assertGreater(max(map(int, sizes)), 1000)
+        client.ask(b"stats sizes_enable\r\n", b"STAT sizes_status enabled\r\nEND\r\n")
 
 
 class Stats(AloneTest):
@@ -518,6 +547,16 @@ class Udp(AloneTest):
         self.assertRegex(datagram[8:], rb"\AVERSION ")
         client = self.client(moxi)
         await_true(lambda: self.stats(client)["curr_connections"] == "1", "all exchanges to end")
+
+    def test_replies_to_forged_requests(self):
+        """What comes from a port like its own is no request: answers would be answered for ever."""
+        moxi, sock = self.start()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind(("127.0.0.2", sock.getpeername()[1]))
+            server.sendto(struct.pack(">HHHH", 3, 0, 1, 0) + b"ERROR\r\n", sock.getpeername())
+            self.assertEqual(self.ask(sock, 4, b"bogus\r\n")[0], b"ERROR\r\n")
+            server.setblocking(False)
+            self.assertRaises(BlockingIOError, server.recv, 1500)
 
     def test_loopback_only(self):
         """Without -l, whatever TCP is on."""
