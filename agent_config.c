@@ -120,11 +120,15 @@ static const struct pool *find_pool(const struct config *config, uint16_t port)
 static bool check_ports(const struct config *config, const struct agent_config_source *source, char *error,
                         size_t errlen)
 {
-    if (source->has_port && find_pool(config, source->port) == NULL) {
-        snprintf(error, errlen, "-p %u is not the LPORT of any pool; leave one of the two out", (unsigned)source->port);
+    const struct pool *zero = find_pool(config, 0);
+
+    if (source->has_port && !config->pools[0].any_port &&
+        (source->any_port || find_pool(config, source->port) == NULL)) {
+        snprintf(error, errlen, "-p %d is not the LPORT of any pool; leave one of the two out",
+                 source->any_port ? -1 : source->port);
         return false;
     }
-    if (!source->has_unix_socket && find_pool(config, 0) != NULL) {
+    if (!source->needs_no_port && zero != NULL && !zero->any_port) {
         snprintf(error, errlen, "pool 0: nobody could connect to it; an LPORT of 0 needs a unix socket (-s)");
         return false;
     }
@@ -173,13 +177,17 @@ struct config *agent_config_load(const struct agent_config_source *source, char 
     struct settings settings;
     struct config *config;
     struct text text;
+    bool names_none;
 
     if (!load_settings(&settings, source->settings, source->item_size, error, errlen) ||
         !load_text(&text, "-z", source->cluster, error, errlen))
         return NULL;
-    if (source->has_port && !has_lport(text.bytes))
-        add_lport(&text, source->port);
+    names_none = source->has_port && !has_lport(text.bytes);
+    if (names_none)
+        add_lport(&text, source->any_port ? 0 : source->port);
     config = config_parse(text.bytes, &settings, detail, sizeof(detail));
+    if (config != NULL && names_none)
+        config->pools[0].any_port = source->any_port;
     if (config != NULL && !check_ports(config, source, detail, sizeof(detail))) {
         config_unref(config);
         config = NULL;

@@ -16,7 +16,8 @@ struct agent_config_source {
     const char *settings; /* -Z, or NULL: the defaults */
     bool has_port;        /* -p was given: */
     uint16_t port;        /* it is the LPORT of a -z that names none; one that does must agree with it */
-    bool has_unix_socket; /* -s was given: an LPORT of 0 makes sense */
+    bool any_port;        /* it is -1: the kernel chooses the LPORT of a -z that names none */
+    bool needs_no_port;   /* an LPORT of 0 makes sense: clients have another way, or none is wanted */
     uint32_t item_size;   /* -I: bytes; the least default of item_size_max, and its most where all servers are local */
 };
 

@@ -105,6 +105,7 @@ struct server {
 struct pool {
     char *name;    /* "default", or the port where there are several pools */
     uint16_t port; /* where its clients connect */
+    bool any_port; /* the kernel chooses it: 0 until the listener is open */
     struct server *servers;
     uint32_t num_servers;
     struct mcs *mcs; /* owned; NULL when there is one server */

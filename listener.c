@@ -138,25 +138,48 @@ bool listener_open_each(const char *host, uint16_t port, int type,
 
 /* What open_one_tcp has to know. */
 struct tcp {
-    uint32_t pool;
+    struct pool *pool;
+    uint32_t index; /* of the pool */
     uint32_t backlog;
 };
+
+static uint16_t port_of(int fd)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } address = {.any.sa_family = AF_UNSPEC};
+    socklen_t len = sizeof(address);
+
+    if (getsockname(fd, &address.any, &len) != 0)
+        return 0;
+    return address.any.sa_family == AF_INET    ? ntohs(address.in.sin_port)
+           : address.any.sa_family == AF_INET6 ? ntohs(address.in6.sin6_port)
+                                               : 0;
+}
 
 static bool open_one_tcp(void *arg, const struct addrinfo *a)
 {
     const struct tcp *tcp = arg;
     int fd = open_socket(a->ai_family, a->ai_addr, a->ai_addrlen, tcp->backlog);
 
-    if (fd < 0 || add_socket(fd, a->ai_family, tcp->pool))
-        return fd >= 0;
-    close(fd);
-    errno = ENOMEM;
-    return false;
+    if (fd < 0)
+        return false;
+    if (!add_socket(fd, a->ai_family, tcp->index)) {
+        close(fd);
+        errno = ENOMEM;
+        return false;
+    }
+    if (tcp->pool->any_port && tcp->pool->port == 0)
+        tcp->pool->port = port_of(fd);
+    return true;
 }
 
-static bool open_tcp(const char *host, uint16_t port, uint32_t pool, uint32_t backlog, char *error, size_t errlen)
+static bool open_tcp(const char *host, uint16_t port, struct config *config, uint32_t pool, uint32_t backlog,
+                     char *error, size_t errlen)
 {
-    struct tcp tcp = {pool, backlog};
+    struct tcp tcp = {&config->pools[pool], pool, backlog};
 
     return listener_open_each(host, port, SOCK_STREAM, open_one_tcp, &tcp, error, errlen);
 }
@@ -206,32 +229,35 @@ static bool open_unix(const char *path, uint32_t mask, uint32_t backlog, char *e
     return true;
 }
 
-bool listener_open(const struct options *options, const struct config *config, char *error, size_t errlen)
+bool listener_open(const struct options *options, struct config *config, char *error, size_t errlen)
 {
     listener.limit = options->conn_limit;
     listener.rejects = options->maxconns_fast;
     /* An address with a port of its own is the first pool's; the others are for the ports of all pools. */
     for (uint32_t i = 0; i < options->num_listen; i++)
         if (options->listen[i].has_port &&
-            !open_tcp(options->listen[i].host, options->listen[i].port, 0, options->backlog, error, errlen))
+            !open_tcp(options->listen[i].host, options->listen[i].port, config, 0, options->backlog, error, errlen))
             return false;
     for (uint32_t p = 0; p < config->num_pools; p++) {
         uint16_t port = config->pools[p].port;
 
-        if (port == 0)
+        if (port == 0 && !config->pools[p].any_port)
             continue;
-        if (options->num_listen == 0 && !open_tcp(NULL, port, p, options->backlog, error, errlen))
+        if (options->num_listen == 0 && !open_tcp(NULL, port, config, p, options->backlog, error, errlen))
             return false;
         for (uint32_t i = 0; i < options->num_listen; i++)
             if (!options->listen[i].has_port &&
-                !open_tcp(options->listen[i].host, port, p, options->backlog, error, errlen))
+                !open_tcp(options->listen[i].host, port, config, p, options->backlog, error, errlen))
                 return false;
     }
     if (options->unix_socket != NULL &&
         !open_unix(options->unix_socket, options->unix_mask, options->backlog, error, errlen))
         return false;
-    if (listener.num_sockets == 0)
-        return fail(error, errlen, "there is nothing to listen on: no port, and no -s");
+    if (listener.num_sockets == 0 && options->udp_port == 0) {
+        if (!options->is_memcached)
+            return fail(error, errlen, "there is nothing to listen on: no port, and no -s");
+        log_warning("listener: nobody can connect: -p 0, and no -s");
+    }
     return true;
 }
 

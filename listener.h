@@ -18,10 +18,11 @@
 #include "worker.h"
 
 /*
- * Opens the sockets that the options and the configuration ask for. False with an error that names the address and
- * what is wrong with it. Once a process.
+ * Opens the sockets that the options and the configuration ask for. A pool's port that the kernel chooses is filled in:
+ * each address has its own, that of the first counts. False with an error that names the address and what is wrong with
+ * it. Once a process.
  */
-bool listener_open(const struct options *options, const struct config *config, char *error, size_t errlen) MUST_CHECK;
+bool listener_open(const struct options *options, struct config *config, char *error, size_t errlen) MUST_CHECK;
 
 /*
  * Calls open_one for every address that host has, or for those of every interface when it is NULL, with a socket type of

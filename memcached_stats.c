@@ -188,8 +188,8 @@ static void tell_settings(struct request *r)
     struct crawler_stats crawler = crawler_stats();
 
     tell_number(r, "maxconns", o->conn_limit);
-    tell_number(r, "tcpport", r->pool->pool->port);
-    tell_number(r, "udpport", o->udp_port);
+    tell(r, "tcpport %d", r->pool->pool->any_port ? -1 : r->pool->pool->port);
+    tell(r, "udpport %d", o->udp_port == OPTIONS_ANY_PORT ? -1 : (int)o->udp_port);
     tell(r, "inter %s", o->num_listen > 0 ? o->listen[0].host : "NULL");
     tell(r, "verbosity %d", log_level() - LOG_WARNING);
     tell(r, "domain_socket %s", o->unix_socket != NULL ? o->unix_socket : "NULL");

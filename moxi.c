@@ -9,6 +9,7 @@
  * SIGTERM and SIGINT: stop accepting, answer what is in flight (DRAIN_MS at the longest), exit 0; a second one ends
  * it at once. SIGHUP: open the log file again.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
@@ -18,6 +19,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -106,7 +109,8 @@ static void load_config(struct process *p)
         .settings = o->settings,
         .has_port = o->has_port,
         .port = (uint16_t)o->port,
-        .has_unix_socket = o->unix_socket != NULL,
+        .any_port = o->port == OPTIONS_ANY_PORT,
+        .needs_no_port = o->unix_socket != NULL || o->udp_port != 0 || o->is_memcached,
         .item_size = o->item_size,
     };
     char error[1024];
@@ -174,6 +178,51 @@ static void write_pidfile(struct process *p)
     p->has_pidfile = true;
 }
 
+/* --- the file of ports --- */
+
+static void write_port(void *arg, int fd)
+{
+    FILE *f = arg;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+        struct sockaddr_un un;
+    } address;
+    socklen_t len = sizeof(address), type_len = sizeof(int);
+    int type;
+
+    if (getsockname(fd, &address.any, &len) != 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0)
+        die_errno("cannot ask a socket for its port", "");
+    if (address.any.sa_family == AF_INET)
+        fprintf(f, "%s INET: %u\n", type == SOCK_DGRAM ? "UDP" : "TCP", ntohs(address.in.sin_port));
+    else if (address.any.sa_family == AF_INET6)
+        fprintf(f, "%s INET6: %u\n", type == SOCK_DGRAM ? "UDP" : "TCP", ntohs(address.in6.sin6_port));
+}
+
+/* What waits for moxi to listen waits for this file: it has its name only when it is whole. */
+static void write_ports(void)
+{
+    const char *path = getenv("MEMCACHED_PORT_FILENAME");
+    size_t n;
+    char *lock;
+    FILE *f;
+
+    if (path == NULL)
+        return;
+    n = strlen(path) + sizeof(".lck");
+    lock = util_xmalloc(n);
+    snprintf(lock, n, "%s.lck", path);
+    f = fopen(lock, "w");
+    if (f == NULL)
+        die_errno("cannot write the file of ports", lock);
+    listener_tell(write_port, f);
+    udp_tell(write_port, f);
+    if (fclose(f) != 0 || rename(lock, path) != 0)
+        die_errno("cannot write the file of ports", path);
+    free(lock);
+}
+
 static const struct passwd *find_user(const char *name)
 {
     const struct passwd *user;
@@ -215,6 +264,7 @@ static void prepare(struct process *p)
     if (o->daemon && daemon(1, 0) != 0)
         die_errno("-d: cannot go into the background", "");
     write_pidfile(p);
+    write_ports();
     become(user);
     if (o->lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
         log_warning("-k: cannot lock memory: %s", strerror(errno));

@@ -31,6 +31,7 @@ enum {
 enum option_type {
     OPTION_STRING,   /* const char * */
     OPTION_NUMBER,   /* uint32_t, min to max */
+    OPTION_PORT,     /* uint32_t, up to max, or -1: OPTIONS_ANY_PORT */
     OPTION_OCTAL,    /* uint32_t, written in base 8, up to max */
     OPTION_BYTES,    /* uint32_t, min to max, with k or m behind it */
     OPTION_FLAG,     /* bool */
@@ -60,11 +61,13 @@ static const struct option_row rows[] = {
      "'.'"},
     {'Z', "settings", "SETTINGS", OPTION_STRING, FIELD(settings), 0, 0, 0,
      "KEY=VALUE,... as listed under SETTINGS, or a file that holds them when it begins with '/' or '.'"},
-    {'p', "port", "PORT", OPTION_NUMBER, FIELD(port), 0, 0, PORT_MAX,
-     "TCP port of the pool of a -z that has no LPORT=, and of a moxi without -z, which is a memcached (then 11211 by "
-     "default, or none with -s)"},
-    {'U', "udp-port", "PORT", OPTION_NUMBER, FIELD(udp_port), 0, 0, PORT_MAX,
-     "UDP port of the first pool, on the addresses of -l, or on loopback only without it; 0, the default, is none"},
+    {'p', "port", "PORT", OPTION_PORT, FIELD(port), 0, 0, PORT_MAX,
+     "TCP port of the pool of a -z that has no LPORT=, and of a moxi without -z, which is a memcached (then by default "
+     "none with -s, else that of -U, else 11211); 0 is none, -1 one that the kernel chooses: see "
+     "MEMCACHED_PORT_FILENAME"},
+    {'U', "udp-port", "PORT", OPTION_PORT, FIELD(udp_port), 0, 0, PORT_MAX,
+     "UDP port of the first pool, on the addresses of -l, or on loopback only without it; 0, the default, is none, -1 "
+     "one that the kernel chooses"},
     {'s', "unix-socket", "PATH", OPTION_STRING, FIELD(unix_socket), 0, 0, 0,
      "unix socket to listen on as well; alone, with an LPORT of 0"},
     {'a', "unix-mask", "MODE", OPTION_OCTAL, FIELD(unix_mask), 0700, 0, 0777,
@@ -179,6 +182,16 @@ static bool parse_number(struct parse *parse, const struct option_row *row, cons
 
     if (!util_parse_u64(text, strlen(text), &v) || v < row->min || v > row->max)
         return fail(parse, "-%c %s: expected a number from %u to %u", row->letter, text, row->min, row->max);
+    set_number(parse->options, row, (uint32_t)v);
+    return true;
+}
+
+static bool parse_port(struct parse *parse, const struct option_row *row, const char *text)
+{
+    uint64_t v = OPTIONS_ANY_PORT;
+
+    if (strcmp(text, "-1") != 0 && (!util_parse_u64(text, strlen(text), &v) || v > row->max))
+        return fail(parse, "-%c %s: expected a number from 0 to %u, or -1", row->letter, text, row->max);
     set_number(parse->options, row, (uint32_t)v);
     if (row->offset == FIELD(port))
         parse->options->has_port = true;
@@ -374,8 +387,8 @@ static bool parse_char(struct parse *parse, const struct option_row *row, const 
 /* An option whose second mention would silently undo the first. */
 static bool is_single(const struct option_row *row)
 {
-    return row->type == OPTION_STRING || row->type == OPTION_NUMBER || row->type == OPTION_OCTAL ||
-           row->type == OPTION_BYTES || row->type == OPTION_CHAR;
+    return row->type == OPTION_STRING || row->type == OPTION_NUMBER || row->type == OPTION_PORT ||
+           row->type == OPTION_OCTAL || row->type == OPTION_BYTES || row->type == OPTION_CHAR;
 }
 
 static bool apply_option(struct parse *parse, const struct option_row *row, const char *argument)
@@ -393,6 +406,8 @@ static bool apply_option(struct parse *parse, const struct option_row *row, cons
         return parse_string(parse, row, argument);
     case OPTION_NUMBER:
         return parse_number(parse, row, argument);
+    case OPTION_PORT:
+        return parse_port(parse, row, argument);
     case OPTION_OCTAL:
         return parse_octal(parse, row, argument);
     case OPTION_BYTES:
@@ -492,12 +507,14 @@ static void be_memcached(struct parse *parse)
     struct options *options = parse->options;
 
     options->cluster = "local";
+    options->is_memcached = true;
     if (!parse->maxconns_given)
         options->maxconns_fast = true;
     if (options->has_port)
         return;
     options->has_port = true;
-    options->port = options->unix_socket != NULL ? 0 : MEMCACHED_PORT;
+    if (options->unix_socket == NULL)
+        options->port = options->udp_port != 0 ? options->udp_port : MEMCACHED_PORT;
 }
 
 /* What must be true of the whole. */
@@ -588,6 +605,10 @@ static void print_help(FILE *out)
         print_default(out, row);
         fputc('\n', out);
     }
+    fputs("\nENVIRONMENT\n"
+          "  MEMCACHED_PORT_FILENAME\n"
+          "      a file to be written when moxi listens, with the ports: \"TCP INET: 11211\" and so on\n",
+          out);
     fprintf(out, "\nSETTINGS, for -Z, with their defaults\n");
     settings_print_help(out);
 }
@@ -652,6 +673,13 @@ static const struct man_item man_errors[] = {
     {"SERVER_ERROR proxy wait queue timeout",
      "The request waited for its turn under downstream_max for longer than wait_queue_timeout."},
     {"SERVER_ERROR object too large for cache", "The value is larger than item_size_max."},
+};
+
+static const struct man_item man_environment[] = {
+    {"MEMCACHED_PORT_FILENAME",
+     "A file to be written when moxi listens: a line for each TCP port and then each UDP port, \"TCP INET: 11211\" or "
+     "\"UDP INET6: 11211\". It is written under another name, with .lck behind it, and then renamed: when it is there, "
+     "it is whole, and moxi can be connected to."},
 };
 
 static const struct man_item man_files[] = {
@@ -798,6 +826,7 @@ static void print_man(FILE *out)
     put_options(out);
     put_settings(out);
     put_items(out, "FILES", man_files, ARRAY_LEN(man_files));
+    put_items(out, "ENVIRONMENT", man_environment, ARRAY_LEN(man_environment));
     put_items(out, "SIGNALS", man_signals, ARRAY_LEN(man_signals));
     fputs(".SH EXIT STATUS\n", out);
     put_paragraph(out,

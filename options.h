@@ -14,6 +14,9 @@
 
 #include "util.h"
 
+/* A port that the kernel chooses: -p -1, -U -1. */
+#define OPTIONS_ANY_PORT UINT32_MAX
+
 /* An address of -l. */
 struct listen_address {
     char *host; /* name, IPv4 or IPv6 address, without brackets */
@@ -26,16 +29,17 @@ struct options {
     /* what is served */
     const char *cluster;  /* -z; "local" without it; not NULL after OPTIONS_SERVE */
     const char *settings; /* -Z, or NULL */
+    bool is_memcached;    /* there is no -z */
 
     /* where clients connect */
-    bool has_port;                 /* -p was given, or nothing of -z and -s */
-    uint32_t port;                 /* -p, or 11211 */
+    bool has_port;                 /* -p was given, or there is no -z */
+    uint32_t port;                 /* -p, or what stands for it without -z; 0: none; or OPTIONS_ANY_PORT */
     const char *unix_socket;       /* -s, or NULL */
     uint32_t unix_mask;            /* -a: permissions of the unix socket */
     struct listen_address *listen; /* -l; owned */
     size_t num_listen;             /* 0: every interface */
     uint32_t backlog;              /* -b */
-    uint32_t udp_port;             /* -U; 0: no UDP */
+    uint32_t udp_port;             /* -U; 0: no UDP; or OPTIONS_ANY_PORT */
     uint32_t conn_limit;           /* -c: clients connected at the same time */
 
     /* how they are served */

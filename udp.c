@@ -259,9 +259,9 @@ static bool open_one(void *arg, const struct addrinfo *a)
 
 bool udp_open(const struct options *options, char *error, size_t errlen)
 {
-    uint16_t port = (uint16_t)options->udp_port;
+    uint16_t port = options->udp_port == OPTIONS_ANY_PORT ? 0 : (uint16_t)options->udp_port;
 
-    if (port == 0)
+    if (options->udp_port == 0)
         return true;
     /* Whoever can send a datagram with somebody else's address has the reply sent there: nobody can from elsewhere. */
     if (options->num_listen == 0)

@@ -480,7 +480,7 @@ static void check_arguments(void)
     load(&(struct agent_config_source){.cluster = "1=a", .settings = "x=1"}, "-Z: ", "unknown", "-Z unknown");
     load(&(struct agent_config_source){.cluster = "0=a"}, "-z: ", "needs a unix socket", "LPORT 0 without -s");
     config_unref(
-        load(&(struct agent_config_source){.cluster = "0=a", .has_unix_socket = true}, NULL, NULL, "LPORT 0 with -s"));
+        load(&(struct agent_config_source){.cluster = "0=a", .needs_no_port = true}, NULL, NULL, "LPORT 0 with -s"));
 }
 
 static void check_port(void)
@@ -499,6 +499,15 @@ static void check_port(void)
          "-p other than LPORT");
     load(&(struct agent_config_source){.cluster = "a;b", .has_port = true, .port = 5}, "-z: ", "\"b\": expected LPORT",
          "-p gives one pool its port");
+    config = load(&(struct agent_config_source){.cluster = "a", .has_port = true, .any_port = true}, NULL, NULL,
+                  "-p -1 for a -z without LPORT");
+    check(config != NULL && config->pools[0].any_port && config->pools[0].port == 0,
+          "the kernel is to choose its port");
+    config_unref(config);
+    load(&(struct agent_config_source){.cluster = "1=a", .has_port = true, .any_port = true}, "-z: ", "-p -1 is not",
+         "-p -1 with LPORT");
+    load(&(struct agent_config_source){.cluster = "0=a", .has_port = true, .any_port = true, .needs_no_port = true},
+         "-z: ", "-p -1 is not", "nor is it an LPORT of 0");
     load(&(struct agent_config_source){.cluster = "a", .has_port = true, .port = 0}, "-z: ", "needs a unix socket",
          "-p 0 without -s");
 }

@@ -127,6 +127,17 @@ static void check_memcached(void)
     options_free(&o);
     check(parse(&o, "-s /tmp/s -p 5") == OPTIONS_SERVE && o.has_port && o.port == 5, "-s -p: both");
     options_free(&o);
+    check(parse(&o, "-U 7") == OPTIONS_SERVE && o.port == 7 && o.udp_port == 7, "-U: the TCP port, too");
+    options_free(&o);
+    check(parse(&o, "-U 7 -s /tmp/s") == OPTIONS_SERVE && o.port == 0 && o.udp_port == 7, "-U -s: no TCP port");
+    options_free(&o);
+    check(parse(&o, "-U 0") == OPTIONS_SERVE && o.port == 11211 && o.udp_port == 0, "-U 0: none");
+    options_free(&o);
+    check(parse(&o, "-U -1") == OPTIONS_SERVE && o.port == OPTIONS_ANY_PORT && o.udp_port == OPTIONS_ANY_PORT,
+          "-U -1: the kernel chooses both");
+    options_free(&o);
+    check(parse(&o, "-p -1 -U 7") == OPTIONS_SERVE && o.port == OPTIONS_ANY_PORT && o.udp_port == 7, "-p -1");
+    options_free(&o);
     check(parse(&o, "-m 100 -I 2m -M -C -X -A -F -D | -U 7 -o idle_timeout=9,no_lru_crawler -o no_maxconns_fast") ==
                   OPTIONS_SERVE &&
               o.memory_mb == 100 && o.item_size == 2 << 20 && o.no_evict && o.no_cas && o.no_dump && o.may_shutdown &&
@@ -151,7 +162,9 @@ static void check_refused(void)
         {"-z 1=a -- -v", "-v: unexpected argument"},
         {"-z", "-z: expected POOLS"},
         {"-z 1=a --settings", "--settings: expected SETTINGS"},
-        {"-z 1=a -U x", "-U x: expected a number from 0 to 65535"},
+        {"-z 1=a -U x", "-U x: expected a number from 0 to 65535, or -1"},
+        {"-z 1=a -U -2", "-U -2: expected a number from 0 to 65535, or -1"},
+        {"-z 1=a -p 65536", "-p 65536: expected a number from 0 to 65535, or -1"},
         {"-z 1=a -dx", "-x: unknown option"},
         {"-z 1=a -xd", "-x: unknown option"},
         {"-z 1=a --daemon -x", "-x: unknown option"},

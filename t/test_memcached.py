@@ -96,6 +96,60 @@ class CommandLine(AloneTest):
         }
         self.assertEqual({name: s.get(name) for name in expected}, expected)
 
+    def ports(self, args, directory, target):
+        """What moxi with these arguments writes to the file of ports, as {"TCP INET": port}; target makes its address
+        of that."""
+        path = directory + "/ports"
+        moxi = Process(MOXI + ["-t", "1"] + args, env={"MEMCACHED_PORT_FILENAME": path})
+        self._ends[1].append(lambda: Moxi.stop(moxi))
+        await_true(lambda: os.path.exists(path) or moxi.popen.poll() is not None, "the file of ports")
+        with open(path) as file:
+            ports = {kind: int(port) for kind, port in (line.split(": ") for line in file)}
+        self.assertFalse(os.path.exists(path + ".lck"))
+        os.unlink(path)
+        self.assertTrue(moxi.wait_ready(target(ports)))
+        return ports
+
+    def test_ports(self):
+        """What the kernel has chosen is told in a file; -U gives the TCP port as well, but where there is a -s."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = directory + "/sock"
+            port = free_port()
+            tcp = lambda ports: ports["TCP INET"]
+            local = ["-l", "127.0.0.1"]
+            ports = self.ports(["-p", "-1"] + local, directory, tcp)
+            self.assertEqual(list(ports), ["TCP INET"])
+            self.assertEqual(self.stats(self.client(ports["TCP INET"]), b"settings")["tcpport"], "-1")
+            self.assertIn("%d:default:info:port" % ports["TCP INET"],
+                          self.stats(self.client(ports["TCP INET"]), b"proxy info"))
+            self.assertEqual(list(self.ports(["-p", "-1", "-U", "-1"] + local, directory, tcp)),
+                             ["TCP INET", "UDP INET"])
+            self.assertEqual(list(self.ports(["-U", "-1"] + local, directory, tcp)), ["TCP INET", "UDP INET"])
+            self.assertEqual(self.ports(["-U", str(port)] + local, directory, tcp),
+                             {"TCP INET": port, "UDP INET": port})
+            self.assertEqual(list(self.ports(["-z", "127.0.0.1:1", "-p", "-1"] + local, directory, tcp)), ["TCP INET"])
+            port = free_port()
+            self.assertEqual(self.ports(["-U", str(port), "-s", path] + local, directory, lambda ports: path),
+                             {"UDP INET": port})
+            self.assertEqual(self.ports(["-p", "0", "-s", path + "2"] + local, directory, lambda ports: path + "2"), {})
+            self.assertIn("-p -1 is not", self.refused("-p", "-1", "-z", "%d=127.0.0.1:1" % port))
+            missing = subprocess.run(MOXI + ["-p", "-1"] + local, stdin=subprocess.DEVNULL, capture_output=True,
+                                     timeout=20 * SCALE,
+                                     env=dict(os.environ, MEMCACHED_PORT_FILENAME=directory + "/none/ports"))
+            self.assertEqual(missing.returncode, 71)
+            self.assertIn("none/ports.lck", missing.stderr.decode())
+
+    def test_no_port(self):
+        """-p 0 is a memcached that nobody can connect to, if nothing else is given."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = directory + "/ports"
+            moxi = Process(MOXI + ["-p", "0", "-t", "1"], env={"MEMCACHED_PORT_FILENAME": path})
+            self._ends[1].append(lambda: (moxi.kill(), moxi.errors.close()))
+            await_true(lambda: os.path.exists(path), "the file of ports")
+            self.assertEqual(os.path.getsize(path), 0)
+            await_true(lambda: "nobody" in moxi.stderr(), "the warning")
+        self.assertIn("LPORT of 0", self.refused("-p", "0", "-z", "127.0.0.1:1"))
+
     def test_flush_disabled(self):
         client = self.client(self.alone("-F"))
         client.ask(b"set k 0 0 1\r\nx\r\nflush_all\r\nflush_all 1 noreply\r\nget k\r\n",
