@@ -102,7 +102,7 @@ struct cache_options {
     uint64_t limit;    /* bytes; less than 1 MiB counts as that */
     uint32_t item_max; /* bytes of an item as memcached would count them; 0: CACHE_ITEM_MAX */
     bool evict;        /* false: CACHE_NO_MEMORY instead of evicting what is alive */
-    uint64_t seed;     /* of the hash; 0: a random one, so that nobody can aim keys at one place */
+    uint64_t seed;     /* of the hash's secrets; 0: random ones, so that nobody can aim keys at one place */
 };
 
 /* NULL when memory ran out. The clock stands at 1. */
@@ -188,7 +188,9 @@ bool cache_crawl(struct cache *cache, size_t budget);
 /* A place in a walk over all items; zeros are the beginning. */
 struct cache_cursor {
     uint32_t shard;
-    uint64_t place; /* in the shard, as a fraction of 2^32 */
+    uint32_t passed;  /* buckets behind its own in which the items at the place have been told */
+    uint64_t place;   /* in the shard, as a fraction of 2^32 */
+    uint32_t buckets; /* that the shard had then */
 };
 
 /* Gets an item that is valid until it returns. May call whatever it likes. */

@@ -140,7 +140,7 @@ struct evict {
 
 struct cache {
     /* immutable after create */
-    uint64_t seed;
+    uint64_t secrets[4]; /* of the hash */
     uint32_t item_max;
     uint32_t seg_size;
     uint32_t large_min; /* bytes of an item from which on it has a block of its own */

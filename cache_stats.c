@@ -221,7 +221,7 @@ static void note_age(void *arg, struct cache_item *item)
 
 void cache_stats(struct cache *cache, struct cache_stats *stats)
 {
-    struct cache_cursor cursor = {0, 0};
+    struct cache_cursor cursor = {0};
     struct ages ages = {cache, stats->ages};
 
     memset(stats, 0, sizeof(*stats));

@@ -12,7 +12,9 @@
  * A key's bucket is the hash's fraction of their number, which need not be a power of two, and the order of the items is
  * the hash's whatever that number is. So a walk (cache_walk, cache_crawl) can go on where it was after the shard has grown.
  *
- * The hash multiplies 64 by 64 bits and folds the product, as wyhash does: eight bytes of key in some three cycles.
+ * The hash multiplies 64 by 64 bits and folds the product, as wyhash does: eight bytes of key in some three cycles. A
+ * factor of 0 would make all that went before it without effect, so there is a secret in each of them: nobody can choose
+ * keys that make one 0, and so belong in one place.
  */
 #include "cache_int.h"
 
@@ -22,10 +24,9 @@
 
 enum {
     FIRST_BUCKETS = 1,
-    FULL = 60,        /* slots in use of ten buckets, when a shard grows */
-    BUCKET_MANY = 64, /* more items will never belong in a bucket: the mean is 6 at most */
-    WALK_BATCH = 2 * BUCKET_MANY,
-    WALK_BUCKETS = 32,
+    FULL = 60,         /* slots in use of ten buckets, when a shard grows */
+    WALK_BATCH = 128,  /* items that are told, */
+    WALK_BUCKETS = 32, /* and buckets that are looked at, each time that a shard is locked */
 };
 
 #define ADDRESS_BITS 48
@@ -50,19 +51,15 @@ static inline uint64_t load(const uint8_t *p, size_t n)
     return v;
 }
 
-/* Odd numbers with as many ones as zeros, from the digits of pi and e. */
-#define MIX_1 UINT64_C(0x9216d5d98979fb1b)
-#define MIX_2 UINT64_C(0xb7e151628aed2a6b)
-#define MIX_3 UINT64_C(0x452821e638d01377)
-
 uint64_t table_hash(const struct cache *cache, const void *key, size_t nkey)
 {
     const uint8_t *p = key;
-    uint64_t seed = cache->seed, a, b;
+    const uint64_t *secrets = cache->secrets;
+    uint64_t state = secrets[0], a, b;
     size_t n = nkey;
 
     for (; n > 16; n -= 16, p += 16)
-        seed = fold(load(p, 8) ^ MIX_1, load(p + 8, 8) ^ seed);
+        state = fold(load(p, 8) ^ secrets[1], load(p + 8, 8) ^ state);
     if (n >= 8) {
         a = load(p, 8);
         b = load(p + n - 8, 8);
@@ -73,8 +70,8 @@ uint64_t table_hash(const struct cache *cache, const void *key, size_t nkey)
         a = n > 0 ? ((uint64_t)p[0] << 16) | ((uint64_t)p[n / 2] << 8) | p[n - 1] : 0;
         b = 0;
     }
-    seed = fold(a ^ MIX_2, b ^ seed);
-    return fold(seed ^ MIX_3, nkey ^ MIX_1);
+    state = fold(a ^ secrets[2], b ^ state);
+    return fold(state ^ secrets[3], nkey ^ secrets[1]);
 }
 
 /* --- places --- */
@@ -304,6 +301,7 @@ static bool advance(const struct shard *shard, struct cache_cursor *cursor)
 {
     uint64_t next = (uint64_t)bucket_at(shard, cursor) + 1;
 
+    cursor->passed = 0;
     if (next < shard->num_buckets) {
         cursor->place = ((next << 32) + shard->num_buckets - 1) / shard->num_buckets;
         return true;
@@ -314,42 +312,46 @@ static bool advance(const struct shard *shard, struct cache_cursor *cursor)
 }
 
 /*
- * Adds references to what is alive and belongs in bucket `home`, wherever it stands: what is told of a bucket depends on
- * hashes alone, so nothing is missed when the shard grows before the next one.
+ * Adds references to what is alive and belongs in the cursor's bucket, wherever it stands: what is told of a bucket depends
+ * on hashes alone, so nothing is missed when the shard grows before the next one. Nor does the number of those items matter:
+ * when there is no room for more, the cursor is at the first that was left, and false is returned. Until the shard has
+ * another size no item changes its place; then the bucket is told from its beginning.
  */
-static size_t gather_bucket(struct cache *cache, struct shard *shard, uint32_t home, struct cache_item **items)
+static bool gather_bucket(struct cache *cache, struct shard *shard, struct cache_cursor *cursor,
+                          struct cache_item **items, size_t *n)
 {
-    size_t n = 0;
-    uint32_t i = home;
+    uint32_t home = bucket_at(shard, cursor), passed = cursor->buckets == shard->num_buckets ? cursor->passed : 0;
+    uint32_t i = (uint32_t)(((uint64_t)home + passed) % shard->num_buckets);
 
-    for (uint32_t left = shard->num_buckets; left > 0; left--, i = next_bucket(shard, i)) {
+    cursor->buckets = shard->num_buckets;
+    for (; passed < shard->num_buckets; passed++, i = next_bucket(shard, i)) {
         const struct bucket *bucket = &shard->buckets[i];
 
+        cursor->passed = passed;
+        if (*n + BUCKET_SLOTS > WALK_BATCH)
+            return false;
         for (unsigned slot = 0; slot < BUCKET_SLOTS; slot++) {
             struct cache_item *item = item_of(bucket->slots[slot]);
 
-            if (item == NULL || n == BUCKET_MANY || item_dead(cache, item) ||
-                bucket_of(shard, hash_of_item(cache, item)) != home)
+            if (item == NULL || item_dead(cache, item) || bucket_of(shard, hash_of_item(cache, item)) != home)
                 continue;
             item_ref(item);
-            items[n++] = item;
+            items[(*n)++] = item;
         }
         if (bucket->passed == 0)
             break;
     }
-    return n;
+    return true;
 }
 
 /* References to what is alive in some buckets from the cursor on, with the shard locked. */
 static size_t gather(struct cache *cache, struct shard *shard, struct cache_cursor *cursor, struct cache_item **items)
 {
     size_t n = 0;
-    bool more = true;
 
-    for (unsigned i = 0; more && i < WALK_BUCKETS && n + BUCKET_MANY <= WALK_BATCH; i++) {
-        n += gather_bucket(cache, shard, bucket_at(shard, cursor), &items[n]);
-        more = advance(shard, cursor);
-    }
+    for (unsigned i = 0; i < WALK_BUCKETS && gather_bucket(cache, shard, cursor, items, &n); i++)
+        if (!advance(shard, cursor))
+            break;
     return n;
 }
 

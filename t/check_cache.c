@@ -5,6 +5,7 @@
  */
 #include <sys/mman.h>
 
+#include "cache_int.h" /* for the secrets of the hash */
 #include "cache_tests.h"
 
 /* --- allocations that fail --- */
@@ -456,7 +457,7 @@ static void note(void *arg, struct cache_item *item)
 
 static bool walk(struct walked *walked)
 {
-    struct cache_cursor cursor = {0, 0};
+    struct cache_cursor cursor = {0};
 
     memset(walked->seen, 0, sizeof(walked->seen));
     while (cache_walk(walked->cache, &cursor, 100, note, walked))
@@ -488,6 +489,98 @@ static void check_walk(void)
     check(!was_fetched && cache_item_fetched(walked.cache, item), "it knows what was fetched");
     cache_item_release(item);
     cache_destroy(walked.cache);
+}
+
+/* --- keys of one bucket --- */
+
+/* A key of 16 bytes, the first half of which is given. */
+static bool set_number(struct cache *cache, uint64_t first, uint64_t number)
+{
+    uint64_t key[2] = {first, number};
+
+    return store_bytes(cache, CACHE_SET, key, sizeof(key), "v", 1, 0, 0, NULL) == CACHE_STORED;
+}
+
+/* By how much the table grows with a thousand such keys; spread evenly they are one for each shard, which takes seven. */
+static uint64_t growth_with(uint64_t seed, uint64_t first)
+{
+    const struct cache_options options = {.limit = 4 * MIB, .evict = true, .seed = seed};
+    struct cache *cache = cache_create(&options);
+    uint64_t before = stats_of(cache).hash_bytes, after;
+    bool stored = true;
+
+    for (uint64_t i = 0; i < 1000; i++)
+        stored &= set_number(cache, first, i);
+    after = stats_of(cache).hash_bytes;
+    cache_destroy(cache);
+    return stored ? after - before : UINT64_MAX;
+}
+
+/* Numbers that the hash once had in it, and a secret of another cache: each makes a factor 0 where it is one. */
+static void check_flood(void)
+{
+    struct cache *cache = new_cache(MIB, true);
+    bool are_spread = true;
+
+    for (size_t i = 0; i < ARRAY_LEN(cache->secrets); i++)
+        are_spread &= growth_with(43, cache->secrets[i]) < 1024 && growth_with(0, cache->secrets[i]) < 1024;
+    check(are_spread, "other secrets spread keys that collide");
+    check(growth_with(0, UINT64_C(0x9216d5d98979fb1b)) < 1024 && growth_with(0, UINT64_C(0xb7e151628aed2a6b)) < 1024,
+          "and without them, no keys are known to");
+    cache_destroy(cache);
+}
+
+enum { CROWD = 1000 };
+
+struct crowd {
+    struct cache *cache;
+    unsigned seen[CROWD];
+    unsigned sum;
+    unsigned added; /* while they are walked through */
+    unsigned to_add;
+};
+
+static void note_one(void *arg, struct cache_item *item)
+{
+    struct crowd *crowd = arg;
+    uint64_t key[2] = {0};
+
+    memcpy(key, cache_item_key(item), item->nkey);
+    if (key[1] < CROWD)
+        crowd->seen[key[1]]++;
+    crowd->sum++;
+    if (crowd->added < crowd->to_add)
+        set_number(crowd->cache, crowd->cache->secrets[2], CROWD + crowd->added++);
+}
+
+/* The fewest times that one of the crowd was told. */
+static unsigned walk_crowd(struct crowd *crowd)
+{
+    struct cache_cursor cursor = {0};
+    unsigned fewest = UINT32_MAX;
+
+    memset(crowd->seen, 0, sizeof(crowd->seen));
+    crowd->sum = 0;
+    while (cache_walk(crowd->cache, &cursor, 50, note_one, crowd))
+        ;
+    for (unsigned i = 0; i < CROWD; i++)
+        fewest = crowd->seen[i] < fewest ? crowd->seen[i] : fewest;
+    return fewest;
+}
+
+/* Far more in one bucket than a walk tells at a time: to have that, the secrets must be known. */
+static void check_crowd(void)
+{
+    static struct crowd crowd;
+
+    crowd.cache = new_cache(4 * MIB, true);
+    for (uint64_t i = 0; i < CROWD; i++)
+        set_number(crowd.cache, crowd.cache->secrets[2], i);
+    check(walk_crowd(&crowd) == 1 && crowd.sum == CROWD, "a walk tells each of %d items of one bucket once", CROWD);
+    crowd.to_add = 2 * CROWD;
+    check(walk_crowd(&crowd) >= 1 && crowd.added == crowd.to_add && crowd.sum >= 2 * CROWD,
+          "and those that stay also when others come");
+    cache_destroy(crowd.cache);
 }
 
 /* --- stats --- */
@@ -639,6 +732,8 @@ int main(void)
     check_crawl();
     check_flush();
     check_walk();
+    check_flood();
+    check_crowd();
     check_stats();
     check_full();
     check_failures(true);

@@ -376,7 +376,7 @@ static void do_any(uint64_t random, struct cache_cursor *cursor)
         break;
     case 5:
         if (!cache_walk(shared, cursor, 20, look, NULL))
-            *cursor = (struct cache_cursor){0, 0};
+            *cursor = (struct cache_cursor){0};
         break;
     case 6:
         cache_crawl(shared, 20);
@@ -404,7 +404,7 @@ static void do_any(uint64_t random, struct cache_cursor *cursor)
 static void *run_any(void *arg)
 {
     uint64_t random = UINT64_C(0x9e3779b97f4a7c15) * (thread_number() + 1);
-    struct cache_cursor cursor = {0, 0};
+    struct cache_cursor cursor = {0};
 
     for (unsigned i = 0; i < 3 * TURNS; i++)
         do_any(next_random(&random), &cursor);
@@ -421,7 +421,7 @@ static void tally(void *arg, struct cache_item *item)
 
 static void check_any(void)
 {
-    struct cache_cursor cursor = {0, 0};
+    struct cache_cursor cursor = {0};
     struct cache_stats stats;
     uint64_t sums[2] = {0, 0};
 
