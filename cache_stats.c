@@ -161,6 +161,15 @@ void cache_stats_reset(struct cache *cache)
 
 /* --- what cache_stats tells --- */
 
+/* Slots are read one after the other: an item may be missed where it came in, and counted where it went out. */
+static void clamp(struct cache_class_counters *class)
+{
+    if ((int64_t) class->number < 0)
+        class->number = 0;
+    if ((int64_t) class->mem_requested < 0)
+        class->mem_requested = 0;
+}
+
 static void tell_counters(struct cache *cache, struct cache_stats *stats)
 {
     pthread_mutex_lock(&cache->stats_lock);
@@ -168,14 +177,16 @@ static void tell_counters(struct cache *cache, struct cache_stats *stats)
     subtract(&stats->counters, &cache->base);
     pthread_mutex_unlock(&cache->stats_lock);
     for (unsigned i = 0; i < CACHE_CLASSES; i++) {
-        const struct cache_class_counters *class = &stats->counters.classes[i];
+        struct cache_class_counters *class = &stats->counters.classes[i];
 
 #define X(name) stats->all.name += class->name;
         CACHE_CLASS_COUNTERS(X)
 #undef X
+        clamp(class);
         stats->evicted_time[i] = __atomic_load_n(&cache->evicted_time[i], __ATOMIC_RELAXED);
         stats->chunk_sizes[i] = cache->chunk_sizes[i];
     }
+    clamp(&stats->all);
 }
 
 static void tell_memory(struct cache *cache, struct cache_stats *stats)

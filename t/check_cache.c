@@ -5,7 +5,7 @@
  */
 #include <sys/mman.h>
 
-#include "cache_int.h" /* for the secrets of the hash */
+#include "cache_int.h" /* for the secrets of the hash, and a counter */
 #include "cache_tests.h"
 
 /* --- allocations that fail --- */
@@ -629,6 +629,13 @@ static void check_stats(void)
     cache_delete(cache, "k", 1);
     stats = stats_of(cache);
     check(stats.all.delete_hits == 1 && stats.all.number == 0 && stats.all.mem_requested == 0, "delete");
+    /* As when a thread that deletes is read after it did, and the one that stored was before. */
+    cache->shared.classes[row].number--;
+    cache->shared.classes[row].mem_requested -= 100;
+    stats = stats_of(cache);
+    check(stats.all.number == 0 && stats.all.mem_requested == 0 && stats.counters.classes[row].number == 0 &&
+              stats.counters.classes[row].mem_requested == 0,
+          "what is counted while it changes is never less than 0");
     cache_destroy(cache);
 }
 
