@@ -483,7 +483,7 @@ static struct cache_item *join(struct cache *cache, struct cache_item *old, cons
 
     if (is_too_large(cache, old->nkey, nvalue, old->flags)) {
         COUNT(cache, store_too_large);
-        *result = CACHE_TOO_LARGE;
+        *result = CACHE_NOT_STORED;
         return NULL;
     }
     joined = make_item(cache, old->bytes, old->nkey, old->flags, 0, nvalue, QUEUE_SMALL);

@@ -88,7 +88,7 @@ static inline uint64_t cache_item_size(const struct cache_item *item)
 
 enum cache_result {
     CACHE_STORED,      /* also: done, for what is not a store */
-    CACHE_NOT_STORED,  /* add found the key, or replace, append, prepend did not */
+    CACHE_NOT_STORED,  /* add found the key; replace, append, prepend found none, or would make it too large */
     CACHE_EXISTS,      /* the unique does not fit */
     CACHE_NOT_FOUND,   /* there is no such key */
     CACHE_NON_NUMERIC, /* incr or decr of what is no number */
@@ -149,7 +149,7 @@ struct cache_item *cache_item_alloc(struct cache *cache, const void *key, size_t
  * Stores an item that cache_item_alloc gave. The caller's reference is gone, whatever the result, and the item must not
  * be looked at any more. unique may be NULL. For CACHE_CAS, and for append and prepend if *unique is not 0, it must be
  * that of the key; after CACHE_STORED it is the new one. append and prepend keep flags and exptime of the key.
- * CACHE_NOT_FOUND: only CACHE_CAS. CACHE_TOO_LARGE: only append, prepend.
+ * CACHE_NOT_FOUND: only CACHE_CAS.
  */
 enum cache_result cache_store(struct cache *cache, struct cache_item *item, enum cache_mode mode,
                               uint64_t *unique) MUST_CHECK;

@@ -193,9 +193,10 @@ static void check_sizes(void)
     check(store_bytes(cache, CACHE_SET, "k", 1, value, MIB, 0, 0, NULL) == CACHE_TOO_LARGE, "a MiB is too large");
     check(store_bytes(cache, CACHE_SET, "k", 1, value, MIB - 100, 0, 0, NULL) == CACHE_STORED,
           "100 bytes less are not");
-    check(store_bytes(cache, CACHE_APPEND, "k", 1, value, 200, 0, 0, NULL) == CACHE_TOO_LARGE &&
+    check(store_bytes(cache, CACHE_APPEND, "k", 1, value, 200, 0, 0, NULL) == CACHE_NOT_STORED &&
+              store_bytes(cache, CACHE_PREPEND, "k", 1, value, 200, 0, 0, NULL) == CACHE_NOT_STORED &&
               (item = get(cache, "k")) != NULL && item->nvalue == MIB - 100,
-          "append that makes it too large leaves it");
+          "append or prepend that would make it too large leaves it");
     if (item != NULL)
         cache_item_release(item);
     check(store_bytes(cache, CACHE_SET, "k", 1, value, SIZE_MAX / 2, 0, 0, NULL) == CACHE_TOO_LARGE, "nor half of all");
