@@ -155,6 +155,7 @@ struct cache *cache_create(const struct cache_options *options)
     if (cache->item_max > CACHE_ITEM_MAX_LIMIT)
         cache->item_max = CACHE_ITEM_MAX_LIMIT;
     cache->evicts = options->evict;
+    cache->flush_second = options->flush_second;
     cache->now = 1;
     pthread_mutex_init(&cache->crawl_lock, NULL);
     pthread_mutex_init(&cache->stats_lock, NULL);
@@ -189,11 +190,31 @@ static void flush_now(struct cache *cache)
     __atomic_store_n(&cache->flush_cas, next_cas(cache), __ATOMIC_RELAXED);
 }
 
+/* What is stored from now on lives again, if the second of the flush is over. */
+static void end_flush_second(struct cache *cache)
+{
+    uint64_t all = UINT64_MAX;
+
+    if (__atomic_load_n(&cache->flush_cas, __ATOMIC_SEQ_CST) == all &&
+        __atomic_load_n(&cache->flushed_at, __ATOMIC_RELAXED) != __atomic_load_n(&cache->now, __ATOMIC_SEQ_CST))
+        __atomic_compare_exchange_n(&cache->flush_cas, &all, next_cas(cache), false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_RELAXED);
+}
+
+/* The clock may go on meanwhile, in another thread. */
+static void flush_this_second(struct cache *cache)
+{
+    __atomic_store_n(&cache->flushed_at, cache_now(cache), __ATOMIC_RELAXED);
+    __atomic_store_n(&cache->flush_cas, UINT64_MAX, __ATOMIC_SEQ_CST);
+    end_flush_second(cache);
+}
+
 void cache_set_clock(struct cache *cache, uint32_t now)
 {
     uint32_t flush_at = __atomic_load_n(&cache->flush_at, __ATOMIC_RELAXED);
 
-    __atomic_store_n(&cache->now, now, __ATOMIC_RELAXED);
+    __atomic_store_n(&cache->now, now, __ATOMIC_SEQ_CST);
+    end_flush_second(cache);
     if (UNLIKELY(flush_at != 0) && now >= flush_at &&
         __atomic_compare_exchange_n(&cache->flush_at, &flush_at, 0, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         flush_now(cache);
@@ -221,7 +242,11 @@ void cache_flush(struct cache *cache, uint32_t when)
 
     COUNT(cache, cmd_flush);
     __atomic_store_n(&cache->flush_at, is_later ? when : 0, __ATOMIC_RELAXED);
-    if (!is_later)
+    if (is_later)
+        return;
+    if (cache->flush_second)
+        flush_this_second(cache);
+    else
         flush_now(cache);
 }
 

@@ -102,6 +102,7 @@ struct cache_options {
     uint64_t limit;    /* bytes; less than 1 MiB counts as that */
     uint32_t item_max; /* bytes of an item as memcached would count them; 0: CACHE_ITEM_MAX */
     bool evict;        /* false: CACHE_NO_MEMORY instead of evicting what is alive */
+    bool flush_second; /* cache_flush takes what is stored in the rest of its second as well: memcached without cas */
     uint64_t seed;     /* of the hash's secrets; 0: random ones, so that nobody can aim keys at one place */
 };
 
@@ -174,8 +175,9 @@ enum cache_result cache_arith(struct cache *cache, const void *key, size_t nkey,
                               uint64_t *value, uint64_t *unique) MUST_CHECK;
 
 /*
- * flush_all: what was stored before is gone. `when` is 0, or what cache_exptime made of the delay: then it happens as
- * the clock reaches it, for all that was stored in earlier seconds. It takes the place of one that is still to come.
+ * flush_all: what was stored before is gone; with flush_second, also what is stored before the clock goes on. `when` is 0,
+ * or what cache_exptime made of the delay: then it happens as the clock reaches it, for all that was stored in earlier
+ * seconds. It takes the place of one that is still to come.
  */
 void cache_flush(struct cache *cache, uint32_t when);
 

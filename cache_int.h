@@ -142,6 +142,7 @@ struct cache {
     /* immutable after create */
     uint64_t secrets[4]; /* of the hash */
     uint32_t item_max;
+    bool flush_second;
     uint32_t seg_size;
     uint32_t large_min; /* bytes of an item from which on it has a block of its own */
     uint32_t ghost_mask;
@@ -153,9 +154,10 @@ struct cache {
     /* atomic: read by all, seldom written */
     uint64_t limit __attribute__((aligned(LINE)));
     uint64_t overhead;  /* bytes that are not in blocks */
-    uint64_t flush_cas; /* less than this is dead */
+    uint64_t flush_cas; /* less than this is dead; UINT64_MAX: all is until flushed_at is over */
     uint32_t now;
-    uint32_t flush_at; /* 0: none to come */
+    uint32_t flush_at;   /* 0: none to come */
+    uint32_t flushed_at; /* with flush_second: the second of the last flush */
     bool evicts;
     uint32_t ghost_ways;
 

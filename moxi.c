@@ -332,8 +332,10 @@ static void check_names(struct process *p, struct work_queue *q)
 static void start_cache(struct process *p)
 {
     const struct options *o = &p->options;
-    const struct cache_options options = {
-        .limit = (uint64_t)o->memory_mb << 20, .item_max = o->item_size, .evict = !o->no_evict};
+    const struct cache_options options = {.limit = (uint64_t)o->memory_mb << 20,
+                                          .item_max = o->item_size,
+                                          .evict = !o->no_evict,
+                                          .flush_second = o->no_cas};
 
     if (!config_has_local(p->config))
         return;

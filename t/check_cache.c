@@ -428,6 +428,34 @@ static void check_flush(void)
     cache_destroy(cache);
 }
 
+/* Without uniques memcached knows no more than the second. */
+static void check_flush_second(void)
+{
+    const struct cache_options options = {.limit = MIB, .evict = true, .flush_second = true};
+    struct cache *cache = cache_create(&options);
+    uint64_t value;
+
+    cache_set_clock(cache, NOW);
+    check(set(cache, "k", "1") && get_is(cache, "k", "1"), "flush_all of a whole second: not yet");
+    cache_flush(cache, 0);
+    check(get_is(cache, "k", NULL), "what was stored before it");
+    check(set(cache, "k", "1") && get_is(cache, "k", NULL) && store(cache, CACHE_REPLACE, "k", "2") == CACHE_NOT_STORED,
+          "and after it, in the same second");
+    check(set(cache, "k", "1") && cache_arith(cache, "k", 1, true, 1, &value, NULL) == CACHE_NOT_FOUND,
+          "also for incr");
+    set(cache, "k", "1");
+    cache_set_clock(cache, NOW);
+    check(get_is(cache, "k", NULL), "told the same time, it lasts");
+    set(cache, "k", "1");
+    cache_set_clock(cache, NOW + 1);
+    check(get_is(cache, "k", NULL) && set(cache, "k", "1") && get_is(cache, "k", "1"), "in the next second it is over");
+    cache_flush(cache, NOW + 2);
+    check(get_is(cache, "k", "1"), "one that is delayed");
+    cache_set_clock(cache, NOW + 2);
+    check(get_is(cache, "k", NULL) && set(cache, "k", "1") && get_is(cache, "k", "1"), "takes the seconds before it");
+    cache_destroy(cache);
+}
+
 /* --- walks --- */
 
 enum { WALKED = 20000 };
@@ -739,6 +767,7 @@ int main(void)
     check_expiry();
     check_crawl();
     check_flush();
+    check_flush_second();
     check_walk();
     check_flood();
     check_crowd();
