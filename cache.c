@@ -39,18 +39,16 @@ static void access_item(struct cache *cache, struct cache_item *item)
     __atomic_store_n(&item->time, cache_now(cache), __ATOMIC_RELAXED);
 }
 
-static void count_dead(struct cache *cache, const struct cache_item *item, bool for_get)
+static void bury_found(struct cache *cache, struct found *found, bool for_get)
 {
-    bool was_flushed = item_flushed(cache, item);
-
-    if (!(item->bits & ITEM_FETCHED))
-        COUNT_ITEM(cache, item, expired_unfetched);
-    if (!for_get)
-        COUNT_ITEM(cache, item, reclaimed);
-    else if (was_flushed)
-        COUNT(cache, get_flushed);
-    else
-        COUNT(cache, get_expired);
+    if (for_get) {
+        if (item_flushed(cache, found->place.item))
+            COUNT(cache, get_flushed);
+        else
+            COUNT(cache, get_expired);
+    }
+    item_bury(cache, found->shard, found->hash, found->place, for_get);
+    found->place.item = NULL;
 }
 
 /* Locks the key's shard, and unlinks an item that is dead. */
@@ -62,11 +60,8 @@ static struct found find(struct cache *cache, const void *key, size_t nkey, bool
     found.shard = table_shard(cache, found.hash);
     pthread_mutex_lock(&found.shard->lock);
     found.place = table_find(found.shard, found.hash, key, nkey);
-    if (found.place.item != NULL && item_dead(cache, found.place.item)) {
-        count_dead(cache, found.place.item, for_get);
-        item_unlink(cache, found.shard, found.hash, found.place);
-        found.place.item = NULL;
-    }
+    if (found.place.item != NULL && item_dead(cache, found.place.item))
+        bury_found(cache, &found, for_get);
     return found;
 }
 
@@ -304,17 +299,6 @@ struct cache_item *cache_gat(struct cache *cache, const void *key, size_t nkey, 
         COUNT(cache, get_misses);
         COUNT(cache, touch_misses);
     }
-    return item;
-}
-
-struct cache_item *cache_peek(struct cache *cache, const void *key, size_t nkey)
-{
-    struct found found = find(cache, key, nkey, false);
-    struct cache_item *item = found.place.item;
-
-    if (item != NULL)
-        item_ref(item);
-    unlock(&found);
     return item;
 }
 

@@ -69,10 +69,15 @@ static inline uint32_t cache_item_time(const struct cache_item *item)
     return __atomic_load_n(&item->time, __ATOMIC_RELAXED);
 }
 
-/* Bytes of memory that it takes. */
+/* Bytes of memory that one takes. */
+static inline size_t cache_bytes_of(size_t nkey, size_t nvalue)
+{
+    return (sizeof(struct cache_item) + nkey + nvalue + 2 + 7) & ~(size_t)7;
+}
+
 static inline size_t cache_item_bytes(const struct cache_item *item)
 {
-    return (sizeof(*item) + item->nkey + item->nvalue + 2 + 7) & ~(size_t)7;
+    return cache_bytes_of(item->nkey, item->nvalue);
 }
 
 /* Bytes that such an item would take in memcached: what item_max, size classes and stats go by. */
@@ -131,9 +136,6 @@ struct cache_item *cache_get(struct cache *cache, const void *key, size_t nkey) 
 
 /* The same, with a new exptime. Counts as a get and a touch. */
 struct cache_item *cache_gat(struct cache *cache, const void *key, size_t nkey, uint32_t exptime) MUST_CHECK;
-
-/* The same, uncounted and without being an access. */
-struct cache_item *cache_peek(struct cache *cache, const void *key, size_t nkey) MUST_CHECK;
 
 /* Gives back a reference, in any thread. */
 void cache_item_release(struct cache_item *item);
@@ -286,7 +288,6 @@ struct cache_stats {
     uint64_t free_pages;                  /* segments that are kept for what comes next */
     uint32_t hash_power;                  /* the table has room for 2^this items, rounded up */
     uint64_t hash_bytes;                  /* of the hash table alone */
-    bool hash_is_expanding;               /* never for longer than a call, so: false */
     uint32_t age;                         /* seconds since the oldest of the main queue was put there */
     uint32_t chunk_sizes[CACHE_CLASSES];  /* the most bytes of an item of the class, as memcached counts them */
     uint32_t evicted_time[CACHE_CLASSES]; /* seconds since the last access of what was evicted last */

@@ -99,6 +99,15 @@ void item_unlink(struct cache *cache, struct shard *shard, uint64_t hash, struct
     cache_item_release(item);
 }
 
+void item_bury(struct cache *cache, struct shard *shard, uint64_t hash, struct place place, bool for_get)
+{
+    if (!for_get)
+        COUNT_ITEM(cache, place.item, reclaimed);
+    if (!(place.item->bits & ITEM_FETCHED))
+        COUNT_ITEM(cache, place.item, expired_unfetched);
+    item_unlink(cache, shard, hash, place);
+}
+
 static void count_evicted(struct cache *cache, const struct cache_item *item)
 {
     unsigned class = cache_item_class(cache, item);
@@ -112,13 +121,6 @@ static void count_evicted(struct cache *cache, const struct cache_item *item)
     if ((item->bits & ITEM_FREQ) != 0)
         COUNT_ITEM(cache, item, evicted_active);
     __atomic_store_n(&cache->evicted_time[class], time < now ? now - time : 0, __ATOMIC_RELAXED);
-}
-
-static void count_reclaimed(struct cache *cache, const struct cache_item *item)
-{
-    COUNT_ITEM(cache, item, reclaimed);
-    if (!(item->bits & ITEM_FETCHED))
-        COUNT_ITEM(cache, item, expired_unfetched);
 }
 
 /* Whether what is alive survives, and with which bits. */
@@ -183,8 +185,7 @@ static enum fate decide(struct cache *cache, struct shard *shard, uint64_t hash,
     uint8_t bits;
 
     if (item_dead(cache, item)) {
-        count_reclaimed(cache, item);
-        item_unlink(cache, shard, hash, place);
+        item_bury(cache, shard, hash, place, false);
         return is_held ? FATE_HELD : FATE_GONE;
     }
     if (cache->evict.sweeping)

@@ -247,10 +247,9 @@ uint64_t table_slots(struct cache *cache);
 
 /* --- cache_mem.c --- */
 
-/* How much mem_alloc may do for memory. */
+/* What mem_alloc may do for memory. */
 enum effort {
-    EFFORT_NONE,    /* take what is free */
-    EFFORT_RESERVE, /* and what is kept for moving items */
+    EFFORT_RESERVE, /* take what is kept for moving items */
     EFFORT_EVICT,   /* make room; no lock may be held */
 };
 
@@ -311,6 +310,9 @@ bool ghost_has(const struct cache *cache, uint64_t hash);
 
 /* Takes an item out of the table, with the shard locked, and lets go of it. */
 void item_unlink(struct cache *cache, struct shard *shard, uint64_t hash, struct place place);
+
+/* The same with one that is dead. It counts as reclaimed, unless it was a get that found it. */
+void item_bury(struct cache *cache, struct shard *shard, uint64_t hash, struct place place, bool for_get);
 
 /* --- cache_stats.c --- */
 

@@ -438,7 +438,7 @@ bool mem_is_short(struct cache *cache)
 static struct cache_item *try_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
                                     enum effort effort, bool *shortage)
 {
-    size_t bytes = (sizeof(struct cache_item) + nkey + nvalue + 2 + 7) & ~(size_t)7;
+    size_t bytes = cache_bytes_of(nkey, nvalue);
     struct cache_item *item;
 
     *shortage = false;
@@ -454,7 +454,7 @@ static struct cache_item *try_alloc(struct cache *cache, const void *key, size_t
 struct cache_item *mem_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
                              enum effort effort)
 {
-    size_t bytes = (sizeof(struct cache_item) + nkey + nvalue + 2 + 7) & ~(size_t)7;
+    size_t bytes = cache_bytes_of(nkey, nvalue);
     struct cache_item *item;
     unsigned tries = effort == EFFORT_EVICT ? TRIES : 0;
     bool shortage;
@@ -490,7 +490,7 @@ void mem_undo(struct cache_item *item)
 }
 
 /* Out of its queue, with a share for the caller; unless its last share has gone and somebody waits to free it. */
-static bool take_victim(struct mem *mem, struct seg *seg)
+static bool claim(struct mem *mem, struct seg *seg)
 {
     uint64_t live = __atomic_load_n(&seg->live, __ATOMIC_RELAXED);
 
@@ -511,7 +511,7 @@ struct seg *mem_take_oldest(struct cache *cache, enum queue queue)
 
     pthread_mutex_lock(&mem->lock);
     for (seg = mem->queues[queue].oldest; seg != NULL; seg = seg->next)
-        if (take_victim(mem, seg))
+        if (claim(mem, seg))
             break;
     pthread_mutex_unlock(&mem->lock);
     return seg;
@@ -545,7 +545,7 @@ struct seg *mem_take_sparse(struct cache *cache, uint64_t random, bool all, unsi
             best = seg;
         }
     }
-    if (best != NULL && !take_victim(mem, best))
+    if (best != NULL && !claim(mem, best))
         best = NULL;
     pthread_mutex_unlock(&mem->lock);
     return best;

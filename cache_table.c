@@ -392,10 +392,7 @@ static size_t sweep(struct cache *cache, struct shard *shard, struct bucket *buc
         if (!item_dead(cache, item))
             continue;
         COUNT_ITEM(cache, item, crawler_reclaimed);
-        COUNT_ITEM(cache, item, reclaimed);
-        if (!(item->bits & ITEM_FETCHED))
-            COUNT_ITEM(cache, item, expired_unfetched);
-        item_unlink(cache, shard, hash_of_item(cache, item), (struct place){bucket, slot, item});
+        item_bury(cache, shard, hash_of_item(cache, item), (struct place){bucket, slot, item}, false);
     }
     return n;
 }

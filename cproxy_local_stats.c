@@ -70,7 +70,7 @@ static void tell_general(struct request *r, const struct cache_stats *s)
     tell_number(r, "malloc_fails", n->malloc_fails);
     tell_number(r, "hash_power_level", s->hash_power);
     tell_number(r, "hash_bytes", s->hash_bytes);
-    tell_number(r, "hash_is_expanding", s->hash_is_expanding);
+    tell_number(r, "hash_is_expanding", 0); /* never for longer than a call */
     tell_number(r, "bytes", all->mem_requested);
     tell_number(r, "curr_items", all->number);
     tell_number(r, "total_items", n->total_items);

@@ -93,20 +93,20 @@ static inline bool get_is(struct cache *cache, const char *key, const char *valu
     return is;
 }
 
-/* Whether the key is there. No access. */
+/* Whether the key is there. An access. */
 static inline bool has(struct cache *cache, const char *key)
 {
-    struct cache_item *item = cache_peek(cache, key, strlen(key));
+    struct cache_item *item = get(cache, key);
 
     if (item != NULL)
         cache_item_release(item);
     return item != NULL;
 }
 
-/* The key's unique; 0 when it is not there. */
+/* The key's unique; 0 when it is not there. An access. */
 static inline uint64_t unique_of(struct cache *cache, const char *key)
 {
-    struct cache_item *item = cache_peek(cache, key, strlen(key));
+    struct cache_item *item = get(cache, key);
     uint64_t unique = item != NULL ? item->cas : 0;
 
     if (item != NULL)

@@ -21,21 +21,33 @@ static uint64_t next_random(uint64_t *state)
     return *state;
 }
 
-/* How many of the keys [first, end) are there, and all right. */
+struct range {
+    unsigned long first, end; /* numbers of keys */
+    unsigned long n;          /* of them, that are there, and all right */
+};
+
+static void count_key(void *arg, struct cache_item *item)
+{
+    struct range *range = arg;
+    char key[16] = "";
+    unsigned long i;
+
+    if (item->nkey != 10)
+        return;
+    memcpy(key, cache_item_key(item), 10);
+    i = strtoul(key + 1, NULL, 10);
+    range->n += i >= range->first && i < range->end && is_filled(item);
+}
+
+/* How many of the keys [first, end) are there, and all right. No access. */
 static unsigned long count_keys(struct cache *cache, unsigned long first, unsigned long end)
 {
-    unsigned long n = 0;
-    char key[16];
+    struct cache_cursor cursor = {0};
+    struct range range = {.first = first, .end = end};
 
-    for (unsigned long i = first; i < end; i++) {
-        struct cache_item *item = cache_peek(cache, key_of(key, i), 10);
-
-        if (item == NULL)
-            continue;
-        n += is_filled(item);
-        cache_item_release(item);
-    }
-    return n;
+    while (cache_walk(cache, &cursor, 1000, count_key, &range))
+        ;
+    return range.n;
 }
 
 static bool holds_limit(struct cache *cache)
