@@ -348,11 +348,11 @@ static void reject(int fd)
 {
     static const char text[] = "ERROR Too many open connections\r\n";
 
+    atomic_fetch_add(&listener.num_rejected, 1); /* before its client knows */
     /* The socket is new, so this fits; or else its client has gone. */
     if (write(fd, text, sizeof(text) - 1) < 0)
         log_debug("listener: a client beyond -c had gone: %s", strerror(errno));
     close(fd);
-    atomic_fetch_add_explicit(&listener.num_rejected, 1, memory_order_relaxed);
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *arg)

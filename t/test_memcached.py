@@ -272,7 +272,7 @@ class Memory(AloneTest):
             client.ask(b"set k 0 0 %d\r\n%s\r\nget k\r\n" % (size, b"x" * size), too_large + b"END\r\n")
             client.ask(b"add k 0 0 %d\r\n%s\r\nget k\r\n" % (size, b"x" * size), too_large + b"END\r\n")
         client.ask(b"set k 0 0 9000\r\n%s\r\nappend k 0 0 9000\r\n%s\r\nget k\r\n" % (b"x" * 9000, b"y" * 9000),
-                   b"STORED\r\n" + too_large + b"VALUE k 0 9000\r\n%s\r\nEND\r\n" % (b"x" * 9000))
+                   b"STORED\r\nNOT_STORED\r\nVALUE k 0 9000\r\n%s\r\nEND\r\n" % (b"x" * 9000))
         s = self.stats(client)
         self.assertEqual((s["store_too_large"], s["delete_hits"], s["delete_misses"]), ("7", "0", "0"))
 
