@@ -4,10 +4,10 @@
  *
  *   key --hash--> shard: lock; look up; count, refer, exchange or unlink; unlock
  *
- * An item has a reference from the table and one from each holder. Under the lock of its shard nobody can get one more, so
- * there "one reference" means that an item may be written in place; else whoever changes it makes a new one. Memory is
- * asked for without any lock, as making room takes locks of other shards; so what depends on the old item (incr that needs
- * more digits, append) is done on a held old item and entered if that is still the key's, or done again.
+ * An item has a reference from the table and one from each holder. Under the lock of its shard nobody can get one more,
+ * so there "one reference" means that an item may be written in place; else whoever changes it makes a new one. Memory
+ * is asked for without any lock, as making room takes locks of other shards; so what depends on the old item (incr that
+ * needs more digits, append) is done on a held old item and entered if that is still the key's, or done again.
  */
 #include "cache_int.h"
 
@@ -247,7 +247,7 @@ void cache_flush(struct cache *cache, uint32_t when)
 
 void cache_set_limit(struct cache *cache, uint64_t limit)
 {
-    __atomic_store_n(&cache->limit, at_least(limit), __ATOMIC_RELAXED);
+    mem_set_limit(cache, at_least(limit));
 }
 
 void cache_set_evict(struct cache *cache, bool evict)
@@ -343,9 +343,9 @@ void cache_item_release(struct cache_item *item)
 
 /* As cache_item_alloc, uncounted. */
 static struct cache_item *make_item(struct cache *cache, const void *key, size_t nkey, uint32_t flags, uint32_t exptime,
-                                    size_t nvalue, enum queue queue)
+                                    size_t nvalue, enum queue queue, const struct cache_item *old)
 {
-    struct cache_item *item = mem_alloc(cache, key, nkey, nvalue, queue, EFFORT_EVICT);
+    struct cache_item *item = mem_alloc(cache, key, nkey, nvalue, queue, old);
 
     if (item == NULL)
         return NULL;
@@ -381,7 +381,7 @@ struct cache_item *cache_item_alloc(struct cache *cache, const void *key, size_t
         return NULL;
     }
     hash = table_hash(cache, key, nkey);
-    item = make_item(cache, key, nkey, flags, exptime, nvalue, ghost_has(cache, hash) ? QUEUE_MAIN : QUEUE_SMALL);
+    item = make_item(cache, key, nkey, flags, exptime, nvalue, ghost_has(cache, hash) ? QUEUE_MAIN : QUEUE_SMALL, NULL);
     if (item == NULL) {
         count_no_memory(cache, nkey, nvalue, flags);
         *why = CACHE_NO_MEMORY;
@@ -495,7 +495,7 @@ static struct cache_item *join(struct cache *cache, struct cache_item *old, cons
         *result = CACHE_NOT_STORED;
         return NULL;
     }
-    joined = make_item(cache, old->bytes, old->nkey, old->flags, 0, nvalue, QUEUE_SMALL);
+    joined = make_item(cache, old->bytes, old->nkey, old->flags, 0, nvalue, QUEUE_SMALL, old);
     if (joined == NULL) {
         count_no_memory(cache, old->nkey, nvalue, old->flags);
         *result = CACHE_NO_MEMORY;
@@ -694,7 +694,7 @@ static enum cache_result arith_in_place(struct cache *cache, struct cache_item *
 static bool arith_anew(struct cache *cache, struct cache_item *held, const struct sum *sum, uint64_t *unique,
                        enum cache_result *result)
 {
-    struct cache_item *item = make_item(cache, held->bytes, held->nkey, held->flags, 0, sum->nvalue, QUEUE_SMALL);
+    struct cache_item *item = make_item(cache, held->bytes, held->nkey, held->flags, 0, sum->nvalue, QUEUE_SMALL, held);
 
     if (item == NULL) {
         count_no_memory(cache, held->nkey, sum->nvalue, held->flags);

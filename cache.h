@@ -9,8 +9,8 @@
  *                            \-> release: it never was
  *
  * An item that was got stays as it is, value and all, until it is released, whatever becomes of its key meanwhile. What
- * is held keeps memory from being used again, its neighbours' too, so it should be held no longer than it takes to send it;
- * what is small and may wait for long is better copied.
+ * is held keeps memory from being used again, its neighbours' too, so it should be held no longer than it takes to send
+ * it; what is small and may wait for long is better copied.
  *
  * Time is Unix time in whole seconds, as the owner last told it with cache_set_clock. An exptime is 0, never, or the
  * second from which on the item is gone; cache_exptime makes it of what a client sent.
@@ -125,8 +125,8 @@ uint32_t cache_clock(const struct cache *cache);
 uint32_t cache_exptime(int64_t exptime, uint32_t now);
 
 /*
- * The memory to be used from now on. When it is less than before, what is too much goes in the next calls of cache_crawl
- * and of whatever needs memory.
+ * The memory to be used from now on. When it is less than before, what is too much goes little by little, in the next
+ * calls of cache_crawl and of whatever needs memory.
  */
 void cache_set_limit(struct cache *cache, uint64_t limit);
 void cache_set_evict(struct cache *cache, bool evict);
@@ -142,8 +142,9 @@ void cache_item_release(struct cache_item *item);
 
 /*
  * An item with a value to be filled with nvalue bytes, and a reference to it; CR LF are there. NULL when there can be
- * none, and *why is then CACHE_TOO_LARGE or CACHE_NO_MEMORY. nkey is 1..CACHE_KEY_MAX. What a key had before stays, also
- * when there is no memory: a caller who wants memcached's ways drops it then (cache_drop).
+ * none, and *why is then CACHE_TOO_LARGE or CACHE_NO_MEMORY; what could not have fitted in any case has evicted
+ * nothing. nkey is 1..CACHE_KEY_MAX. What a key had before stays, also when there is no memory: a caller who wants
+ * memcached's ways drops it then (cache_drop).
  */
 struct cache_item *cache_item_alloc(struct cache *cache, const void *key, size_t nkey, uint32_t flags, uint32_t exptime,
                                     size_t nvalue, enum cache_result *why) MUST_CHECK;
@@ -151,8 +152,9 @@ struct cache_item *cache_item_alloc(struct cache *cache, const void *key, size_t
 /*
  * Stores an item that cache_item_alloc gave. The caller's reference is gone, whatever the result, and the item must not
  * be looked at any more. unique may be NULL. For CACHE_CAS, and for append and prepend if *unique is not 0, it must be
- * that of the key; after CACHE_STORED it is the new one. append and prepend keep flags and exptime of the key.
- * CACHE_NOT_FOUND: only CACHE_CAS.
+ * that of the key; after CACHE_STORED it is the new one. append and prepend keep flags and exptime of the key. They
+ * make a new value beside the old one: when that is large and nobody holds it, memory may be over the limit by its size
+ * for that long. CACHE_NOT_FOUND: only CACHE_CAS.
  */
 enum cache_result cache_store(struct cache *cache, struct cache_item *item, enum cache_mode mode,
                               uint64_t *unique) MUST_CHECK;
@@ -168,24 +170,25 @@ enum cache_result cache_delete_cas(struct cache *cache, const void *key, size_t 
 bool cache_touch(struct cache *cache, const void *key, size_t nkey, uint32_t exptime);
 
 /*
- * Adds delta to the decimal number that the value is, modulo 2^64, or subtracts it, down to 0; *value becomes the result.
- * White space may stand before its digits, and with anything after it behind them; the result is filled up with blanks to
- * the length that was there.
- * unique as in cache_store, may be NULL. CACHE_STORED, CACHE_NOT_FOUND, CACHE_NON_NUMERIC, CACHE_EXISTS, CACHE_NO_MEMORY.
+ * Adds delta to the decimal number that the value is, modulo 2^64, or subtracts it, down to 0; *value becomes the
+ * result. White space may stand before its digits, and with anything after it behind them; the result is filled up with
+ * blanks to the length that was there. unique as in cache_store, may be NULL. CACHE_STORED, CACHE_NOT_FOUND,
+ * CACHE_NON_NUMERIC, CACHE_EXISTS, CACHE_NO_MEMORY.
  */
 enum cache_result cache_arith(struct cache *cache, const void *key, size_t nkey, bool incr, uint64_t delta,
                               uint64_t *value, uint64_t *unique) MUST_CHECK;
 
 /*
- * flush_all: what was stored before is gone; with flush_second, also what is stored before the clock goes on. `when` is 0,
- * or what cache_exptime made of the delay: then it happens as the clock reaches it, for all that was stored in earlier
- * seconds. It takes the place of one that is still to come.
+ * flush_all: what was stored before is gone; with flush_second, also what is stored before the clock goes on. `when` is
+ * 0, or what cache_exptime made of the delay: then it happens as the clock reaches it, for all that was stored in
+ * earlier seconds. It takes the place of one that is still to come.
  */
 void cache_flush(struct cache *cache, uint32_t when);
 
 /*
- * Background work, for a timer: looks at about `budget` items, goes on where the last call ended, frees the dead, and
- * memory that is over the limit. Returns true when it has come to the end of the table, and will begin again.
+ * Background work, for a timer: looks at about `budget` items, goes on where the last call ended, and frees the dead;
+ * then, also with a budget of 0, frees some 16 to 32 MB of what is over a limit that was lowered. Returns true when it
+ * has come to the end of the table, and will begin again.
  */
 bool cache_crawl(struct cache *cache, size_t budget);
 
@@ -218,8 +221,8 @@ unsigned cache_item_class(const struct cache *cache, const struct cache_item *it
  */
 
 /*
- * X(name): what a class counts. The first two go up and down, the rest is counted since the last reset. mem_requested is
- * in bytes as memcached would take them, like chunk_sizes.
+ * X(name): what a class counts. The first two go up and down, the rest is counted since the last reset. mem_requested
+ * is in bytes as memcached would take them, like chunk_sizes.
  */
 #define CACHE_CLASS_COUNTERS(X) \
     X(number)                   \

@@ -8,18 +8,21 @@
  *              evicted, remembered by its hash --stored again          else evicted
  *
  * This is S3-FIFO, on segments. Most of what is stored is never asked for again, and leaves by the small queue without
- * having cost the rest its place, so a scan takes a tenth of the memory; what comes back soon after that goes to the main
- * queue straight away. A hit only counts up two bits, no list is touched, and order is kept for segments, not for items.
- * (SIEVE needs less, but it is not proof against scans. Segcache's grouping by TTL frees the expired for nothing, but
- * keeps many half-empty segments when memory is small; the crawler does that here.)
+ * having cost the rest its place, so a scan takes a tenth of the memory; what comes back soon after that goes to the
+ * main queue straight away. A hit only counts up two bits, no list is touched, and order is kept for segments, not for
+ * items. (SIEVE needs less, but it is not proof against scans. Segcache's grouping by TTL frees the expired for
+ * nothing, but keeps many half-empty segments when memory is small; the crawler does that here.)
  *
- * The oldest segment of a queue is the victim. Its survivors are copied to the open segment of the main queue: so the cost
- * is a copy for what is worth keeping, and what is evicted leaves no hole. A large item's block is not copied but moved
- * to another queue. A segment in which much is dead is taken before its turn, and what is alive in it stays in its queue.
+ * The oldest segment of a queue is the victim. Its survivors are copied to the open segment of the main queue: so the
+ * cost is a copy for what is worth keeping, and what is evicted leaves no hole. A large item's block is not copied but
+ * moved to another queue. A segment in which much is dead is taken before its turn, and what is alive in it stays in
+ * its queue.
  *
- * Work is done in small portions by those who store, ahead of need (evict_ahead), so that a store that finds no segment
- * is rare. A segment in which someone holds an item is put back: its memory could not be used anyway. So whoever holds items
- * for long should hold few, or copy them.
+ * Work is done in small portions by those who store, ahead of need and in proportion to what they store (evict_ahead),
+ * so that a store that finds no segment is rare. When all that is old was asked for, copying it would not make room: so
+ * what survivors may cost is bounded, for each segment that is gained and for each call, and the more of that is spent,
+ * the more accesses it takes to survive (strictness). A segment in which someone holds an item is put back: its memory
+ * could not be used anyway. So whoever holds items for long should hold few, or copy them.
  */
 #include "cache_int.h"
 
@@ -31,11 +34,18 @@ enum {
     BIG_PART = 64,      /* a big item takes more than such a part of a segment */
     SPARSE_LEAST = 5,   /* dead part of a segment that makes it be taken before its turn */
     SPARSE_LEAST_ALL = 16,
-    PORTION = 64,      /* items looked at between looks at the memory there is */
-    SWEEPS_MAX = 8,    /* victims swept for a store that may not evict: it shall not take for ever either */
-    HELD_MAX = 64,     /* victims in a row that are held, and a store fails: it shall not take for ever */
-    ROUNDS = 4,        /* an item that was accessed most is moved that often */
-    GHOST_BYTES = 256, /* of the limit for each key to be remembered */
+    PORTION = 8192,      /* bytes looked at between looks at the memory there is */
+    AHEAD_MAX = 1 << 18, /* bytes looked at ahead of need in one call */
+    OVER_MAX = 1 << 25,  /* and for memory over the limit */
+    KEPT_LOOK = 2048,    /* bytes that a look at a large item counts as */
+    SWEEPS_MAX = 8,      /* victims swept for a store that may not evict: it shall not take for ever either */
+    HELD_MAX = 1024,     /* victims in a row that are held, and a store fails: it shall not take for ever */
+    MOVED_MAX = 24,      /* bytes moved for each that is gained, at most */
+    COST_ITEM = 256,     /* ns that it takes to move an item, */
+    COST_BYTES = 8,      /* with so many bytes a ns; */
+    COST_MAX = 500000,   /* and for all moves in one call, if that is for a segment, */
+    COST_AHEAD = 200000, /* or ahead of need */
+    GHOST_BYTES = 256,   /* of the limit for each key to be remembered */
     GHOSTS_MIN = 1024,
 };
 
@@ -123,6 +133,29 @@ static void count_evicted(struct cache *cache, const struct cache_item *item)
     __atomic_store_n(&cache->evicted_time[class], time < now ? now - time : 0, __ATOMIC_RELAXED);
 }
 
+static unsigned part_spent(uint64_t spent, uint64_t max)
+{
+    return spent < max / 2 ? 0 : spent < max / 4 * 3 ? 1 : spent < max ? 2 : ITEM_FREQ;
+}
+
+/*
+ * Survivors cost the time of those who store, and give no memory. When nearly all that is stored was asked for, more
+ * has to go than what was not: whoever has as few accesses as this. It is 0 until half of what may be spent is, in this
+ * call or since a segment was gained; when all of it is spent nothing survives.
+ */
+static unsigned strictness(const struct evict *evict)
+{
+    unsigned by_moved = part_spent(evict->moved, evict->moved_max), by_cost = part_spent(evict->cost, evict->cost_max);
+
+    return by_moved > by_cost ? by_moved : by_cost;
+}
+
+static void spend(struct evict *evict, uint64_t bytes)
+{
+    evict->moved += bytes;
+    evict->cost += COST_ITEM + bytes / COST_BYTES;
+}
+
 /* Whether what is alive survives, and with which bits. */
 static bool survives(const struct cache *cache, const struct cache_item *item, uint8_t *bits)
 {
@@ -131,13 +164,11 @@ static bool survives(const struct cache *cache, const struct cache_item *item, u
     *bits = item->bits;
     if (cache->evict.compacting)
         return true;
-    if (cache->evict.is_desperate)
-        return false;
     /* Where a big one stands many small ones could, and be hit: so it needs an access more. */
     if (freq > 0 && cache_item_bytes(item) > cache->seg_size / BIG_PART)
         freq--;
     *bits &= (uint8_t)~ITEM_FREQ;
-    if (freq == 0)
+    if (freq <= strictness(&cache->evict))
         return false;
     if (item->bits & ITEM_IN_MAIN)
         *bits |= freq - 1;
@@ -153,7 +184,7 @@ static bool move(struct cache *cache, struct place place, uint8_t bits)
     enum queue queue = bits & ITEM_IN_MAIN ? QUEUE_MAIN : QUEUE_SMALL;
     uint16_t at;
 
-    item = mem_alloc(cache, old->bytes, old->nkey, old->nvalue, queue, EFFORT_RESERVE);
+    item = mem_alloc_reserve(cache, old->bytes, old->nkey, old->nvalue, queue);
     if (item == NULL)
         return false;
     at = item->at;
@@ -167,6 +198,8 @@ static bool move(struct cache *cache, struct place place, uint8_t bits)
         COUNT(cache, moves_within_main);
     else
         COUNT(cache, moves_to_main);
+    cache->evict.kept += cache_item_bytes(item);
+    spend(&cache->evict, cache->evict.compacting ? 0 : cache_item_bytes(item));
     cache_item_release(old);
     return true;
 }
@@ -195,6 +228,7 @@ static enum fate decide(struct cache *cache, struct shard *shard, uint64_t hash,
     if (survives(cache, item, &bits)) {
         if (item->bits & ITEM_LARGE) {
             item->bits = bits;
+            spend(&cache->evict, KEPT_LOOK);
             return FATE_KEPT;
         }
         if (move(cache, place, bits))
@@ -242,23 +276,25 @@ static uint64_t next_random(struct evict *evict)
 static struct seg *oldest_of_queues(struct cache *cache)
 {
     uint64_t small = mem_queue_bytes(cache, QUEUE_SMALL), main = mem_queue_bytes(cache, QUEUE_MAIN);
-    enum queue queue = small * 100 > (small + main) * SMALL_PERCENT ? QUEUE_SMALL : QUEUE_MAIN;
-    struct seg *seg = mem_take_oldest(cache, queue);
+    bool is_small = small * 100 > (small + main) * SMALL_PERCENT;
+    struct seg *seg;
 
-    return seg != NULL ? seg : mem_take_oldest(cache, queue == QUEUE_SMALL ? QUEUE_MAIN : QUEUE_SMALL);
+    /* When one queue has much that is held, the other may have something else. */
+    if (cache->evict.held % 2 == 1)
+        is_small = !is_small;
+    seg = mem_take_oldest(cache, is_small ? QUEUE_SMALL : QUEUE_MAIN);
+    return seg != NULL ? seg : mem_take_oldest(cache, is_small ? QUEUE_MAIN : QUEUE_SMALL);
 }
 
 static bool take_victim(struct cache *cache)
 {
     struct evict *evict = &cache->evict;
     bool evicts = __atomic_load_n(&cache->evicts, __ATOMIC_RELAXED);
-    uint64_t blocks = mem_queue_blocks(cache);
 
-    if (evict->fruitless > (ROUNDS + 1) * blocks || evict->held > HELD_MAX)
+    if (evict->held > HELD_MAX)
         return false;
-    evict->is_desperate = evict->fruitless > ROUNDS * blocks;
     /* What compacting could not free, evicting shall. */
-    evict->compacting = !evicts || evict->fruitless == 0;
+    evict->compacting = !evicts || !evict->is_stuck;
     if (evict->compacting)
         evict->victim = mem_take_sparse(cache, next_random(evict), !evicts, evicts ? SPARSE_LEAST : SPARSE_LEAST_ALL);
     evict->sweeping = !evicts && evict->victim == NULL && evict->sweeps < SWEEPS_MAX;
@@ -269,7 +305,18 @@ static bool take_victim(struct cache *cache)
     }
     evict->at = sizeof(struct seg);
     evict->seen = 0;
+    evict->kept = 0;
     return evict->victim != NULL;
+}
+
+/* Of a victim, how much more memory there is without it. */
+static void count_gain(struct evict *evict, uint64_t freed, uint64_t segment)
+{
+    evict->gained += (int64_t)freed - (int64_t)evict->kept;
+    if (evict->gained >= (int64_t)segment) {
+        evict->gained %= (int64_t)segment;
+        evict->moved = 0;
+    }
 }
 
 static void end_victim(struct cache *cache, enum fate fate)
@@ -282,8 +329,9 @@ static void end_victim(struct cache *cache, enum fate fate)
         mem_put_back(cache, seg, (enum queue)seg->queue);
         return;
     }
+    count_gain(evict, fate == FATE_GONE ? seg->size : 0, cache->seg_size);
+    evict->is_stuck = fate != FATE_GONE;
     if (fate == FATE_GONE) {
-        evict->fruitless = 0;
         evict->held = 0;
         if (evict->compacting)
             COUNT(cache, segments_compacted);
@@ -292,7 +340,6 @@ static void end_victim(struct cache *cache, enum fate fate)
         seg_drop(seg, LIVE_ONE);
         return;
     }
-    evict->fruitless++;
     if (fate == FATE_HELD) {
         evict->held++;
         COUNT(cache, segments_held);
@@ -300,66 +347,93 @@ static void end_victim(struct cache *cache, enum fate fate)
     mem_put_back(cache, seg, fate == FATE_KEPT ? QUEUE_MAIN : (enum queue)seg->queue);
 }
 
-/* Looks at up to `budget` items of the victim, or of a new one. False when there is none. evict.lock is held. */
-static bool work(struct cache *cache, unsigned budget)
+/* Goes on to the next item of the victim. How many bytes the look at it counts as. */
+static size_t step(struct evict *evict, const struct cache_item *item)
+{
+    size_t bytes = cache_item_bytes(item);
+
+    evict->at = evict->victim->large ? evict->victim->used : evict->at + (uint32_t)bytes;
+    evict->seen++;
+    return evict->victim->large ? KEPT_LOOK : bytes;
+}
+
+/* Looks at about so many bytes of the victim, or of a new one, and returns at how many; 0: there is none. */
+static size_t work(struct cache *cache, size_t budget)
 {
     struct evict *evict = &cache->evict;
-    unsigned left = budget;
+    size_t looked = sizeof(struct seg);
     enum fate fate = FATE_GONE;
 
     if (evict->victim == NULL && !take_victim(cache))
-        return false;
-    while (left > 0 && evict->at < evict->victim->used && fate == FATE_GONE) {
+        return 0;
+    while (looked < budget && evict->at < evict->victim->used && fate == FATE_GONE) {
         struct cache_item *item = (struct cache_item *)((uint8_t *)evict->victim + evict->at);
 
-        evict->at += (uint32_t)cache_item_bytes(item);
-        evict->seen++;
+        looked += step(evict, item);
         fate = look_at(cache, item);
-        left--;
     }
     if (fate == FATE_GONE && evict->at < evict->victim->used)
-        return true;
+        return looked;
     if (!evict->sweeping && !evict->victim->large && evict->victim->queue == QUEUE_SMALL && fate == FATE_GONE)
         adapt_ghosts(cache, evict->victim, evict->seen);
     end_victim(cache, fate);
-    return true;
+    return looked;
 }
 
 /* --- what others call --- */
 
-bool evict_for(struct cache *cache, size_t bytes)
+static void begin_call(struct cache *cache, uint64_t cost_max, uint64_t moved_max)
 {
     struct evict *evict = &cache->evict;
-    bool has_room, works = true;
 
-    pthread_mutex_lock(&evict->lock);
-    evict->fruitless = 0;
+    evict->is_stuck = false;
     evict->held = 0;
     evict->sweeps = 0;
-    while (!(has_room = mem_has_room(cache, bytes)) && works)
-        works = work(cache, PORTION);
-    pthread_mutex_unlock(&evict->lock);
+    evict->cost = 0;
+    evict->cost_max = cost_max;
+    evict->moved_max = moved_max * cache->seg_size;
+}
+
+bool evict_for(struct cache *cache, size_t bytes, uint64_t credit)
+{
+    bool has_room, works = true;
+
+    pthread_mutex_lock(&cache->evict.lock);
+    begin_call(cache, COST_MAX * (bytes / cache->seg_size + 1), MOVED_MAX);
+    while (!(has_room = mem_has_room(cache, bytes, credit)) && works)
+        works = work(cache, PORTION) > 0;
+    pthread_mutex_unlock(&cache->evict.lock);
     return has_room;
 }
 
-/* Free memory that is over the limit goes to the system first. */
-static bool wants_work(struct cache *cache)
+void evict_ahead(struct cache *cache)
 {
-    return !mem_trim(cache) || mem_is_short(cache);
-}
+    size_t looked, sum = 0;
 
-void evict_ahead(struct cache *cache, unsigned budget)
-{
     if (!__atomic_load_n(&cache->evicts, __ATOMIC_RELAXED) || pthread_mutex_trylock(&cache->evict.lock) != 0)
         return;
-    cache->evict.fruitless = 0;
-    cache->evict.held = 0;
-    for (unsigned part = PORTION; budget > 0 && wants_work(cache); budget -= part) {
-        part = budget < part ? budget : part;
-        if (!work(cache, part))
-            break;
-    }
+    begin_call(cache, COST_AHEAD, MOVED_MAX);
+    do {
+        looked = work(cache, PORTION);
+        sum += looked;
+    } while (mem_is_due(cache, looked > 0 ? looked : UINT64_MAX) && sum < AHEAD_MAX);
     pthread_mutex_unlock(&cache->evict.lock);
+}
+
+void evict_over(struct cache *cache)
+{
+    bool evicts = __atomic_load_n(&cache->evicts, __ATOMIC_RELAXED);
+    size_t looked = 1;
+
+    for (size_t sum = 0;
+         mem_lower(cache, evicts ? cache->seg_size : UINT64_MAX) && evicts && looked > 0 && sum < OVER_MAX;
+         sum += looked) {
+        pthread_mutex_lock(&cache->evict.lock);
+        begin_call(cache, UINT64_MAX, 1);
+        looked = work(cache, PORTION);
+        pthread_mutex_unlock(&cache->evict.lock);
+        table_shrink(cache);
+    }
 }
 
 bool evict_create(struct cache *cache)

@@ -8,8 +8,8 @@
  *   cache_evict.c  what goes when memory is short, and moving what stays
  *   cache_stats.c  counters of threads, their sums, size classes
  *
- * Locks, in the order in which they are taken: evict.lock, shard.lock (one at a time), mem.lock. crawl_lock comes before
- * them all, stats_lock before mem.lock.
+ * Locks, in the order in which they are taken: evict.lock, shard.lock (one at a time), mem.lock. crawl_lock comes
+ * before them all, stats_lock before mem.lock.
  */
 #ifndef CACHE_INT_H
 #define CACHE_INT_H
@@ -25,6 +25,8 @@ enum {
     GHOST_WAYS = 16,
 
     COUNTER_SLOTS = 16, /* threads that count without an atomic addition; the last slot is for all others */
+
+    EVICT_PACE = 32, /* bytes of victims that are looked at for each byte stored, ahead of need */
 
     LINE = 64, /* bytes of a cache line */
 };
@@ -113,7 +115,9 @@ struct mem {
     uint64_t num_warm;
     uint64_t num_used; /* segments that are not free */
     uint64_t resident; /* bytes of all blocks but cold ones */
+    uint64_t allowed;  /* the limit, or more until what is over a lowered one has gone */
     uint64_t ceiling;  /* as the limit, when the system has no more */
+    uint64_t due;      /* bytes of victims to be looked at for what was stored since memory became short */
     struct seg **cold; /* free segments whose memory was given back */
     size_t num_cold;
     uint8_t **extents; /* regions of segments, each as long as EXTENT_SEGS of them */
@@ -127,14 +131,22 @@ struct mem {
 struct evict {
     pthread_mutex_t lock;
     struct seg *victim;
-    uint32_t at;        /* offset of the next item of the victim */
-    uint32_t seen;      /* items of it so far */
-    bool compacting;    /* all that is alive in it stays */
-    bool sweeping;      /* and stays where it is: only what is dead goes */
-    uint32_t sweeps;    /* victims that were swept for one store */
-    bool is_desperate;  /* nothing has gone for so long that all must */
-    uint64_t fruitless; /* victims in a row that could not be freed */
-    uint64_t held;      /* of them, those in which an item was held */
+    uint32_t at;     /* offset of the next item of the victim */
+    uint32_t seen;   /* items of it so far */
+    bool compacting; /* all that is alive in it stays */
+    bool sweeping;   /* and stays where it is: only what is dead goes */
+    uint32_t sweeps; /* victims that were swept for one store */
+    bool is_stuck;   /* the last victim could not be freed */
+    uint64_t held;   /* victims in a row in which an item was held */
+
+    /* what survives depends on these: see strictness */
+    uint64_t moved;     /* bytes of survivors since a segment was gained, */
+    uint64_t moved_max; /* and when nothing survives any more */
+    int64_t gained;     /* bytes that came free, less those of survivors, beyond whole segments */
+    uint64_t kept;      /* bytes of the victim's survivors */
+    uint64_t cost;      /* ns, about, that survivors have cost in this call, */
+    uint64_t cost_max;  /* and when nothing survives any more */
+
     uint64_t random;
 };
 
@@ -160,6 +172,7 @@ struct cache {
     uint32_t flushed_at; /* with flush_second: the second of the last flush */
     bool evicts;
     uint32_t ghost_ways;
+    uint32_t next_shrink; /* the shard that table_shrink looks at next */
 
     /* atomic: written by each store */
     uint64_t cas __attribute__((aligned(LINE)));
@@ -242,41 +255,50 @@ void table_remove(struct shard *shard, uint64_t hash, struct place place);
 /* Another item for the same key, in the same place. */
 void table_exchange(struct place place, struct cache_item *item);
 
+/* Gives back memory of a shard that has become much too large; of another one with each call. */
+void table_shrink(struct cache *cache);
+
 /* Slots of all shards, for stats. */
 uint64_t table_slots(struct cache *cache);
 
 /* --- cache_mem.c --- */
 
-/* What mem_alloc may do for memory. */
-enum effort {
-    EFFORT_RESERVE, /* take what is kept for moving items */
-    EFFORT_EVICT,   /* make room; no lock may be held */
-};
-
 bool mem_create(struct cache *cache) MUST_CHECK;
 void mem_destroy(struct cache *cache);
 
 /*
- * An item with this key and one reference, its value to be filled in, nothing else set but CR LF. NULL when there is no
- * memory.
+ * An item with this key and one reference, its value to be filled in, nothing else set but CR LF. Evicts for it; no
+ * lock may be held. NULL when there is no memory; nothing is evicted then, if that could not have helped. `old` may be
+ * NULL, or what the item will replace, held by the caller: when nobody else holds it and it is large, its memory is
+ * counted as free.
  */
 struct cache_item *mem_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
-                             enum effort effort) MUST_CHECK;
+                             const struct cache_item *old) MUST_CHECK;
+
+/* The same for a small item that is to be moved: takes what is kept for that, and evicts nothing. */
+struct cache_item *mem_alloc_reserve(struct cache *cache, const void *key, size_t nkey, size_t nvalue,
+                                     enum queue queue) MUST_CHECK;
 
 /* Gives back an item that never was in the table. */
 void mem_undo(struct cache_item *item);
 
-/* Gives free memory back to the system as long as more is held than allowed. False when it still is. */
-bool mem_trim(struct cache *cache);
+/* The limit from now on. When less than what is in use, what is allowed sinks to it by mem_lower, and by stores. */
+void mem_set_limit(struct cache *cache, uint64_t limit);
+
+/*
+ * When no more is in use than allowed, that becomes less by so many bytes, but not less than the limit. Free memory
+ * goes to the system first. Whether more is in use than the limit, or allowed.
+ */
+bool mem_lower(struct cache *cache, uint64_t bytes);
 
 /* The system may be asked for memory again, after it had none. */
 void mem_forget_ceiling(struct cache *cache);
 
-/* Whether there is memory for a large item of that many bytes, or a segment if 0, without evicting. */
-bool mem_has_room(struct cache *cache, size_t bytes);
+/* Whether there is memory for a large item of that many bytes, less `credit`, or a segment if 0, without evicting. */
+bool mem_has_room(struct cache *cache, size_t bytes, uint64_t credit);
 
-/* Whether there will soon be none for segments. */
-bool mem_is_short(struct cache *cache);
+/* Whether memory is short and more is to be looked at than the `done` bytes that were. */
+bool mem_is_due(struct cache *cache, uint64_t done);
 
 /* Takes the oldest block of a queue that is not about to be freed, as a victim with a share of its own; or NULL. */
 struct seg *mem_take_oldest(struct cache *cache, enum queue queue);
@@ -287,9 +309,8 @@ struct seg *mem_take_sparse(struct cache *cache, uint64_t random, bool all, unsi
 /* A victim goes to the young end of a queue, and its share is given up. */
 void mem_put_back(struct cache *cache, struct seg *seg, enum queue queue);
 
-/* Bytes of the blocks in a queue, and how many blocks are in both. */
+/* Bytes of the blocks in a queue. */
 uint64_t mem_queue_bytes(struct cache *cache, enum queue queue);
-uint64_t mem_queue_blocks(struct cache *cache);
 
 /* An item's or a holder's share of a block goes: `share` is LIVE_ONE and bytes. Frees the block if it was the last. */
 void seg_drop(struct seg *seg, uint64_t share);
@@ -299,11 +320,14 @@ void seg_drop(struct seg *seg, uint64_t share);
 bool evict_create(struct cache *cache) MUST_CHECK;
 void evict_destroy(struct cache *cache);
 
-/* Makes room for a segment, or for a large item of so many bytes if not 0. False when it cannot. */
-bool evict_for(struct cache *cache, size_t bytes) MUST_CHECK;
+/* Makes room for a segment, or for a large item of so many bytes, less `credit`, if not 0. False when it cannot. */
+bool evict_for(struct cache *cache, size_t bytes, uint64_t credit) MUST_CHECK;
 
-/* Looks at up to `budget` items, unless another thread is at it. For room in advance. */
-void evict_ahead(struct cache *cache, unsigned budget);
+/* For room in advance: does the work that is due, or a part of it, unless another thread is at it. */
+void evict_ahead(struct cache *cache);
+
+/* Frees some of what is over the limit. */
+void evict_over(struct cache *cache);
 
 /* Whether the key was evicted from the small queue lately. */
 bool ghost_has(const struct cache *cache, uint64_t hash);

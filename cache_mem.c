@@ -8,17 +8,17 @@
  *   open[small] --full--> queue small   oldest ... youngest
  *   open[main]  --full--> queue main    oldest ... youngest     (and blocks, which are full from the start)
  *
- * There are no size classes, so no memory can be bound to sizes that nobody stores any more, nothing is lost to rounding
- * but up to 7 bytes an item, and an item needs no links: its place in a queue is its segment's. A hole that an item
- * leaves is got back with the rest of its segment: when all in it are dead, at once; before that by cache_evict.c.
+ * There are no size classes, so no memory can be bound to sizes that nobody stores any more, nothing is lost to
+ * rounding but up to 7 bytes an item, and an item needs no links: its place in a queue is its segment's. A hole that an
+ * item leaves is got back with the rest of its segment: when all in it are dead, at once; before that by cache_evict.c.
  *
- * Large items would leave the end of a segment unused, so from an eighth of a segment on they have a block of their own,
- * mapped from the system and rounded up to one of eight sizes for each power of two. A free one is kept for the next item of
- * its size as long as there is room.
+ * Large items would leave the end of a segment unused, so from an eighth of a segment on they have a block of their
+ * own, mapped from the system and rounded up to one of eight sizes for each power of two. A free one is kept for the
+ * next item of its size as long as there is room.
  *
  * The limit is for all blocks, free ones that the system has not got back included, for the tables, and for one segment
- * that is kept for moving items to, or the survivors of the next victim would have to go. Of the last two, a 64th of the
- * limit is free.
+ * that is kept for moving items to, or the survivors of the next victim would have to go. Of the last two, a 64th of
+ * the limit is free.
  */
 #include "cache_int.h"
 
@@ -40,6 +40,8 @@ enum {
     SPARSE_SAMPLE = 32,
     SPARSE_ALL = 1024,
     OVERHEAD_FREE = 64, /* such a part of the limit may be used for tables and reserve without being counted */
+    DUE_PART = 8192,    /* due work that is worth beginning with, bytes */
+    SINK = 4,           /* after the limit was lowered, bytes less for each byte that is stored */
 };
 
 #define LIVE_BYTES (LIVE_ONE - 1)
@@ -75,22 +77,44 @@ static void unqueue(struct segq *q, struct seg *seg)
 
 /* --- the limit --- */
 
-/* What counts: all blocks, the reserve whether it is there or not, and the tables. */
-static uint64_t charged(struct cache *cache)
+static uint64_t limit_of(const struct cache *cache)
 {
-    const struct mem *mem = &cache->mem;
-    uint64_t reserve = RESERVE * (uint64_t)cache->seg_size, there = mem->num_warm * (uint64_t)cache->seg_size;
-    uint64_t overhead = __atomic_load_n(&cache->overhead, __ATOMIC_RELAXED) + reserve;
-    uint64_t free_part = __atomic_load_n(&cache->limit, __ATOMIC_RELAXED) / OVERHEAD_FREE;
-
-    return mem->resident - (there < reserve ? there : reserve) + (overhead > free_part ? overhead - free_part : 0);
+    return __atomic_load_n(&cache->limit, __ATOMIC_RELAXED);
 }
 
-static bool fits(struct cache *cache, uint64_t bytes)
+static uint64_t less(uint64_t a, uint64_t b)
 {
-    uint64_t limit = __atomic_load_n(&cache->limit, __ATOMIC_RELAXED);
+    return a < b ? a : b;
+}
 
-    return charged(cache) + bytes <= (limit < cache->mem.ceiling ? limit : cache->mem.ceiling);
+/* What counts of tables and reserve, which is there or not. */
+static uint64_t charged_fixed(const struct cache *cache)
+{
+    uint64_t overhead = __atomic_load_n(&cache->overhead, __ATOMIC_RELAXED) + RESERVE * (uint64_t)cache->seg_size;
+    uint64_t free_part = limit_of(cache) / OVERHEAD_FREE;
+
+    return overhead > free_part ? overhead - free_part : 0;
+}
+
+/* And with all blocks, but for what of the reserve is there. */
+static uint64_t charged(const struct cache *cache)
+{
+    const struct mem *mem = &cache->mem;
+
+    return mem->resident - less(mem->num_warm, RESERVE) * cache->seg_size + charged_fixed(cache);
+}
+
+static bool fits(const struct cache *cache, uint64_t bytes)
+{
+    return charged(cache) + bytes <= less(cache->mem.allowed, cache->mem.ceiling);
+}
+
+/* What is allowed comes nearer to the limit, from what is in use. */
+static void sink(struct cache *cache, uint64_t bytes)
+{
+    uint64_t limit = limit_of(cache), from = less(charged(cache), cache->mem.allowed);
+
+    cache->mem.allowed = from > limit && from - limit > bytes ? from - bytes : limit;
 }
 
 /* The system has no more, whatever the limit says: what there is now has to do, until mem_forget_ceiling. */
@@ -143,14 +167,27 @@ static bool make_fit(struct cache *cache, uint64_t bytes)
     return true;
 }
 
-bool mem_trim(struct cache *cache)
+void mem_set_limit(struct cache *cache, uint64_t limit)
 {
-    bool is_fit;
+    pthread_mutex_lock(&cache->mem.lock);
+    __atomic_store_n(&cache->limit, limit, __ATOMIC_RELAXED);
+    if (limit >= cache->mem.allowed)
+        cache->mem.allowed = limit;
+    else
+        sink(cache, 0);
+    pthread_mutex_unlock(&cache->mem.lock);
+}
+
+bool mem_lower(struct cache *cache, uint64_t bytes)
+{
+    bool is_over;
 
     pthread_mutex_lock(&cache->mem.lock);
-    is_fit = make_fit(cache, 0);
+    if (cache->mem.allowed > limit_of(cache) && make_fit(cache, 0))
+        sink(cache, bytes);
+    is_over = !make_fit(cache, 0) || cache->mem.allowed > limit_of(cache);
     pthread_mutex_unlock(&cache->mem.lock);
-    return is_fit;
+    return is_over;
 }
 
 void mem_forget_ceiling(struct cache *cache)
@@ -211,10 +248,9 @@ static struct seg *carve(struct cache *cache)
     return seg_at(cache, mem->num_segs++);
 }
 
-static struct seg *take_segment(struct cache *cache, enum effort effort)
+static struct seg *take_segment(struct cache *cache, bool reserve)
 {
     struct mem *mem = &cache->mem;
-    bool reserve = effort == EFFORT_RESERVE;
     struct seg *seg;
 
     if (mem->num_warm > (reserve ? 0 : RESERVE)) {
@@ -302,7 +338,7 @@ static void set_up(struct cache_item *item, struct seg *seg, uint32_t at, const 
 }
 
 static struct cache_item *add_item(struct cache *cache, const void *key, size_t nkey, size_t nvalue, size_t bytes,
-                                   enum queue queue, enum effort effort)
+                                   enum queue queue, bool reserve)
 {
     struct mem *mem = &cache->mem;
     struct seg *seg = mem->open[queue];
@@ -313,7 +349,7 @@ static struct cache_item *add_item(struct cache *cache, const void *key, size_t 
         seg = NULL;
     }
     if (seg == NULL) {
-        if ((seg = take_segment(cache, effort)) == NULL)
+        if ((seg = take_segment(cache, reserve)) == NULL)
             return NULL;
         open_segment(cache, seg, queue);
     }
@@ -350,7 +386,7 @@ static struct seg *find_spare(struct mem *mem, size_t size)
     return NULL;
 }
 
-static struct seg *take_block(struct cache *cache, size_t size)
+static struct seg *take_block(struct cache *cache, size_t size, uint64_t credit)
 {
     struct mem *mem = &cache->mem;
     struct seg *seg;
@@ -358,7 +394,7 @@ static struct seg *take_block(struct cache *cache, size_t size)
 
     pthread_mutex_lock(&mem->lock);
     seg = find_spare(mem, size);
-    granted = seg == NULL && make_fit(cache, size);
+    granted = seg == NULL && make_fit(cache, size - less(credit, size));
     if (granted)
         mem->resident += size;
     pthread_mutex_unlock(&mem->lock);
@@ -376,9 +412,9 @@ static struct seg *take_block(struct cache *cache, size_t size)
 }
 
 static struct cache_item *add_large(struct cache *cache, const void *key, size_t nkey, size_t nvalue, size_t bytes,
-                                    enum queue queue)
+                                    enum queue queue, uint64_t credit)
 {
-    struct seg *seg = take_block(cache, block_size(bytes));
+    struct seg *seg = take_block(cache, block_size(bytes), credit);
     struct cache_item *item;
 
     if (seg == NULL)
@@ -397,7 +433,7 @@ static struct cache_item *add_large(struct cache *cache, const void *key, size_t
 
 /* --- what others call --- */
 
-bool mem_has_room(struct cache *cache, size_t bytes)
+bool mem_has_room(struct cache *cache, size_t bytes, uint64_t credit)
 {
     struct mem *mem = &cache->mem;
     size_t size = bytes != 0 ? block_size(bytes) : 0;
@@ -409,7 +445,7 @@ bool mem_has_room(struct cache *cache, size_t bytes)
     } else {
         struct seg *seg = find_spare(mem, size);
 
-        has_room = seg != NULL || make_fit(cache, size);
+        has_room = seg != NULL || make_fit(cache, size - less(credit, size));
         if (seg != NULL) {
             seg->next = mem->spares;
             mem->spares = seg;
@@ -425,49 +461,105 @@ static bool is_short(struct cache *cache)
     return !make_fit(cache, cache->mem.num_warm > RESERVE ? 0 : AHEAD * (uint64_t)cache->seg_size);
 }
 
-bool mem_is_short(struct cache *cache)
+/* What a store of so many bytes adds to the work that is due; whether there is enough of it. */
+static bool charge_store(struct cache *cache, uint64_t bytes)
 {
-    bool is;
+    struct mem *mem = &cache->mem;
 
-    pthread_mutex_lock(&cache->mem.lock);
-    is = is_short(cache);
-    pthread_mutex_unlock(&cache->mem.lock);
-    return is;
+    if (!is_short(cache)) {
+        mem->due = 0;
+        if (UNLIKELY(mem->allowed > limit_of(cache)))
+            sink(cache, SINK * bytes);
+        return false;
+    }
+    mem->due += EVICT_PACE * bytes;
+    return mem->due >= DUE_PART;
+}
+
+bool mem_is_due(struct cache *cache, uint64_t done)
+{
+    struct mem *mem = &cache->mem;
+    bool is_due;
+
+    pthread_mutex_lock(&mem->lock);
+    mem->due -= less(done, mem->due);
+    is_due = mem->due > 0 && is_short(cache);
+    pthread_mutex_unlock(&mem->lock);
+    return is_due;
+}
+
+/* Whether it would fit if all that can be evicted were: what is open cannot, nor so many bytes that are held. */
+static bool can_fit(struct cache *cache, size_t bytes, uint64_t held)
+{
+    struct mem *mem = &cache->mem;
+    uint64_t needed = (bytes != 0 ? block_size(bytes) : cache->seg_size) + held + charged_fixed(cache);
+
+    pthread_mutex_lock(&mem->lock);
+    for (unsigned q = 0; q < QUEUES; q++)
+        needed += mem->open[q] != NULL ? cache->seg_size : 0;
+    pthread_mutex_unlock(&mem->lock);
+    return needed <= limit_of(cache);
 }
 
 static struct cache_item *try_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
-                                    enum effort effort, bool *shortage)
+                                    bool reserve, bool *is_due)
 {
     size_t bytes = cache_bytes_of(nkey, nvalue);
     struct cache_item *item;
 
-    *shortage = false;
-    if (bytes > cache->large_min)
-        return add_large(cache, key, nkey, nvalue, bytes, queue);
     pthread_mutex_lock(&cache->mem.lock);
-    item = add_item(cache, key, nkey, nvalue, bytes, queue, effort);
-    *shortage = is_short(cache);
+    item = add_item(cache, key, nkey, nvalue, bytes, queue, reserve);
+    if (!reserve)
+        *is_due = charge_store(cache, bytes);
     pthread_mutex_unlock(&cache->mem.lock);
+    return item;
+}
+
+/* Room that was made another thread may take, and the system may refuse memory however much is given back. */
+static struct cache_item *alloc_small(struct cache *cache, const void *key, size_t nkey, size_t nvalue,
+                                      enum queue queue)
+{
+    struct cache_item *item;
+    bool is_due;
+
+    for (unsigned tries = TRIES; (item = try_alloc(cache, key, nkey, nvalue, queue, false, &is_due)) == NULL;)
+        if (tries-- == 0 || !can_fit(cache, 0, 0) || !evict_for(cache, 0, 0))
+            return NULL;
+    if (is_due)
+        evict_ahead(cache);
+    return item;
+}
+
+/* A block that only the caller and the table hold goes with the item that is replaced: it is counted as free by now. */
+static struct cache_item *alloc_large(struct cache *cache, const void *key, size_t nkey, size_t nvalue,
+                                      enum queue queue, const struct cache_item *old)
+{
+    size_t bytes = cache_bytes_of(nkey, nvalue);
+    uint64_t held = old != NULL && seg_of(old)->large ? seg_of(old)->size : 0;
+    uint64_t credit = held > 0 && item_refs(old) == 2 ? held : 0;
+    struct cache_item *item;
+
+    for (unsigned tries = TRIES; (item = add_large(cache, key, nkey, nvalue, bytes, queue, credit)) == NULL;)
+        if (tries-- == 0 || !can_fit(cache, bytes, held - credit) || !evict_for(cache, bytes, credit))
+            return NULL;
     return item;
 }
 
 struct cache_item *mem_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
-                             enum effort effort)
+                             const struct cache_item *old)
 {
-    size_t bytes = cache_bytes_of(nkey, nvalue);
-    struct cache_item *item;
-    unsigned tries = effort == EFFORT_EVICT ? TRIES : 0;
-    bool shortage;
+    bool is_large = cache_bytes_of(nkey, nvalue) > cache->large_min;
+    struct cache_item *item =
+        is_large ? alloc_large(cache, key, nkey, nvalue, queue, old) : alloc_small(cache, key, nkey, nvalue, queue);
 
-    /* Another thread may take what was made room for, or the system refuse it however much is given back. */
-    while ((item = try_alloc(cache, key, nkey, nvalue, queue, effort, &shortage)) == NULL)
-        if (tries-- == 0 || !evict_for(cache, bytes > cache->large_min ? bytes : 0)) {
-            mem_forget_ceiling(cache); /* what is here cannot make up for it: the next asks the system again */
-            return NULL;
-        }
-    if (shortage && effort == EFFORT_EVICT)
-        evict_ahead(cache, 16);
+    if (item == NULL)
+        mem_forget_ceiling(cache); /* what is here cannot make up for it: the next asks the system again */
     return item;
+}
+
+struct cache_item *mem_alloc_reserve(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue)
+{
+    return try_alloc(cache, key, nkey, nvalue, queue, true, NULL);
 }
 
 void mem_undo(struct cache_item *item)
@@ -571,22 +663,13 @@ uint64_t mem_queue_bytes(struct cache *cache, enum queue queue)
     return bytes;
 }
 
-uint64_t mem_queue_blocks(struct cache *cache)
-{
-    uint64_t n;
-
-    pthread_mutex_lock(&cache->mem.lock);
-    n = cache->mem.queues[QUEUE_SMALL].segs + cache->mem.queues[QUEUE_MAIN].segs;
-    pthread_mutex_unlock(&cache->mem.lock);
-    return n;
-}
-
 bool mem_create(struct cache *cache)
 {
     uint64_t wanted = cache->limit / SEGS_WANTED;
 
     pthread_mutex_init(&cache->mem.lock, NULL);
     cache->mem.ceiling = UINT64_MAX;
+    cache->mem.allowed = cache->limit;
     for (cache->seg_size = SEG_MIN; cache->seg_size < SEG_MAX && cache->seg_size < wanted;)
         cache->seg_size *= 2;
     cache->large_min = cache->seg_size / LARGE_PART;

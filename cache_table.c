@@ -5,20 +5,20 @@
  *   hash:  [10: shard] [12] [32: bucket] ... [16: tag]
  *
  * The table is 1024 small tables, shards, each with a lock of its own. A shard grows on its own, all at once and under
- * its lock: that is a thousandth of the work, half a millisecond with ten million items, and happens at another time for
- * each. Its buckets are cache lines of seven slots; a slot has enough bits of the hash that nearly only the right item
- * is looked at. There is no link in an item.
+ * its lock: that is a thousandth of the work, 2 ms at most with ten million items, and happens at another time
+ * for each. Its buckets are cache lines of seven slots; a slot has enough bits of the hash that nearly only the right
+ * item is looked at. There is no link in an item.
  *
- * A key's bucket is the hash's fraction of their number, which need not be a power of two, and the order of the items is
- * the hash's whatever that number is. So a walk (cache_walk, cache_crawl) can go on where it was after the shard has grown.
+ * A key's bucket is the hash's fraction of their number, which need not be a power of two, and the order of the items
+ * is the hash's whatever that number is. So a walk (cache_walk, cache_crawl) can go on where it was after the shard has
+ * grown.
  *
  * The hash multiplies 64 by 64 bits and folds the product, as wyhash does: eight bytes of key in some three cycles. A
- * factor of 0 would make all that went before it without effect, so there is a secret in each of them: nobody can choose
- * keys that make one 0, and so belong in one place.
+ * factor of 0 would make all that went before it without effect, so there is a secret in each of them: nobody can
+ * choose keys that make one 0, and so belong in one place.
  */
 #include "cache_int.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -219,6 +219,15 @@ static void shrink(struct cache *cache, struct shard *shard)
         resize(cache, shard, (uint32_t)((uint64_t)shard->num_items * 10 * 3 / FULL / 2) + FIRST_BUCKETS);
 }
 
+void table_shrink(struct cache *cache)
+{
+    struct shard *shard = &cache->shards[__atomic_fetch_add(&cache->next_shrink, 1, __ATOMIC_RELAXED) % SHARDS];
+
+    pthread_mutex_lock(&shard->lock);
+    shrink(cache, shard);
+    pthread_mutex_unlock(&shard->lock);
+}
+
 bool table_insert(struct cache *cache, struct shard *shard, uint64_t hash, struct cache_item *item)
 {
     if ((uint64_t)shard->num_items * 10 >= (uint64_t)shard->num_buckets * FULL)
@@ -312,10 +321,10 @@ static bool advance(const struct shard *shard, struct cache_cursor *cursor)
 }
 
 /*
- * Adds references to what is alive and belongs in the cursor's bucket, wherever it stands: what is told of a bucket depends
- * on hashes alone, so nothing is missed when the shard grows before the next one. Nor does the number of those items matter:
- * when there is no room for more, the cursor is at the first that was left, and false is returned. Until the shard has
- * another size no item changes its place; then the bucket is told from its beginning.
+ * Adds references to what is alive and belongs in the cursor's bucket, wherever it stands: what is told of a bucket
+ * depends on hashes alone, so nothing is missed when the shard grows before the next one. Nor does the number of those
+ * items matter: when there is no room for more, the cursor is at the first that was left, and false is returned. Until
+ * the shard has another size no item changes its place; then the bucket is told from its beginning.
  */
 static bool gather_bucket(struct cache *cache, struct shard *shard, struct cache_cursor *cursor,
                           struct cache_item **items, size_t *n)
@@ -422,7 +431,6 @@ bool cache_crawl(struct cache *cache, size_t budget)
     }
     pthread_mutex_unlock(&cache->crawl_lock);
     mem_forget_ceiling(cache);
-    if (!mem_trim(cache))
-        evict_ahead(cache, budget < UINT_MAX ? (unsigned)budget : UINT_MAX);
+    evict_over(cache);
     return ended;
 }

@@ -3,7 +3,7 @@
  * replay - gives a trace (see bench/traces) to moxi's cache or to a memcached, for bench/hit-ratio.
  *
  *   replay TRACE MIB                 to a cache with that limit, in this process; the trace tells the time
- *   replay TRACE MIB UNIX-SOCKET     to the memcached there, in the trace's time, for it knows no other than the clock's
+ *   replay TRACE MIB UNIX-SOCKET     to the memcached there, in the trace's time, for it knows the clock's only
  *   replay fill ITEMS MIB [UNIX-SOCKET]     stores that many items, keys of 10 and values of 100 bytes
  *
  * A batch of requests is asked for, then what was missed is stored: the same for both, for a memcached in two writes.

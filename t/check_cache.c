@@ -544,7 +544,7 @@ static bool set_number(struct cache *cache, uint64_t first, uint64_t number)
     return store_bytes(cache, CACHE_SET, key, sizeof(key), "v", 1, 0, 0, NULL) == CACHE_STORED;
 }
 
-/* By how much the table grows with a thousand such keys; spread evenly they are one for each shard, which takes seven. */
+/* By how much the table grows with a thousand such keys; spread evenly they are one a shard, and seven would fit. */
 static uint64_t growth_with(uint64_t seed, uint64_t first)
 {
     const struct cache_options options = {.limit = 4 * MIB, .evict = true, .seed = seed};

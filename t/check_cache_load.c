@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * check_cache_load - tests of the cache under load: what of many items stays in bounded memory, memory that moves between
- * sizes, limits that change, a table that grows, and threads that work on the same keys. Operations: check_cache.c.
+ * check_cache_load - tests of the cache under load: what of many items stays in bounded memory, memory that moves
+ * between sizes, limits that change, a table that grows, and threads that work on the same keys. Operations:
+ * check_cache.c.
  */
 #include <pthread.h>
 
@@ -110,6 +111,27 @@ static void check_limit(void)
     cache_destroy(cache);
 }
 
+/* The crawler is off, and comes by for this alone. */
+static void check_limit_alone(void)
+{
+    struct cache *cache = new_cache(32 * UNIT, true);
+    unsigned long left;
+    unsigned calls = 0;
+    char key[16];
+
+    fill(cache, 0, 100, 20 * UNIT);
+    for (unsigned long i = 0; i < 20 * UNIT / 100; i++)
+        access_key(cache, key_of(key, i));
+    cache_set_limit(cache, 8 * UNIT);
+    check(set_filled(cache, key_of(key, 0), 200, 0) == CACHE_STORED && stats_of(cache).all.number > 15 * UNIT / 100,
+          "the limit is lowered, and the next store does not do all of the work");
+    while (!holds_limit(cache) && calls++ < 100)
+        cache_crawl(cache, 0);
+    left = stats_of(cache).all.number;
+    check(calls <= 5 && left > 6 * UNIT / 200, "%u seconds later it holds, with %lu items left", calls, left);
+    cache_destroy(cache);
+}
+
 /* Keys that are asked for stay when others, that are not, come by. */
 static void check_scan(void)
 {
@@ -172,6 +194,111 @@ static void check_held_memory(void)
     }
     check(right > 2000, "what is held is right: %u", right);
     check(fill(cache, 1000000, 1500, 10 * MIB) > 3 * MIB, "released, it can be used");
+    cache_destroy(cache);
+}
+
+/* Much of the memory is held by those who read slowly: the rest is for all others. */
+static void check_held_large(void)
+{
+    enum { SMALL = 5000, HELD = 280 };
+    struct cache_item *held[HELD];
+    struct cache *cache = new_cache(4 * MIB, true);
+    unsigned num_held = 0, stored = 0;
+    char key[16];
+
+    for (unsigned i = 0; i < HELD; i++)
+        if (set_filled(cache, key_of(key, SMALL + i), 9000, 0) == CACHE_STORED &&
+            (held[num_held] = get(cache, key)) != NULL)
+            num_held++;
+    for (unsigned i = 0; i < SMALL; i++) {
+        stored += set_filled(cache, key_of(key, i), 1000, 0) == CACHE_STORED;
+        access_key(cache, key);
+    }
+    check(num_held == HELD && stored == SMALL, "%u large values are held: of %u small ones %u are stored", num_held,
+          SMALL, stored);
+    for (unsigned i = 0; i < num_held; i++)
+        cache_item_release(held[i]);
+    cache_destroy(cache);
+}
+
+/* All that is there was asked for often: whoever stores shall not have to move it all before something goes. */
+static void check_all_hot(void)
+{
+    struct cache *cache = new_cache(32 * UNIT, true);
+    unsigned long num = 20 * UNIT / 100, left;
+    uint64_t moved = 0, before, most = 0;
+    struct cache_stats stats = {.limit_maxbytes = 0};
+    char key[16];
+
+    fill(cache, 0, 100, 20 * UNIT);
+    for (unsigned long i = 0; i < 3 * num; i++)
+        access_key(cache, key_of(key, i % num));
+    for (unsigned long i = 0; stats.all.evicted < 2000; i++) {
+        set_filled(cache, key_of(key, num + i), 100, 0);
+        stats = stats_of(cache);
+        before = moved;
+        moved = stats.counters.moves_to_main + stats.counters.moves_within_main;
+        most = moved - before > most ? moved - before : most;
+    }
+    left = count_keys(cache, 0, num);
+    check(most <= 4000 && left > num * 9 / 10, "a store moves at most %lu of %lu items, all of them in use",
+          (unsigned long)most, num);
+    cache_destroy(cache);
+}
+
+/* --- stores that are too much --- */
+
+/* Fills it up with small items. How many are there. */
+static uint64_t fill_small(struct cache *cache)
+{
+    char key[16];
+
+    for (unsigned long i = 0; stats_of(cache).all.evicted == 0; i++)
+        set_filled(cache, key_of(key, i), 100, 0);
+    return stats_of(cache).all.number;
+}
+
+static void check_impossible(void)
+{
+    const struct cache_options options = {.limit = 2 * MIB, .evict = true, .item_max = 100 * MIB};
+    struct cache *cache = cache_create(&options);
+    uint64_t before = fill_small(cache);
+
+    check(set_filled(cache, "big", 2 * MIB, 0) == CACHE_NO_MEMORY && stats_of(cache).all.number == before,
+          "what cannot fit in any case evicts nothing of %lu items", (unsigned long)before);
+    check(set_filled(cache, "big", MIB, 0) == CACHE_STORED && stats_of(cache).all.number < before, "what can, does");
+    cache_destroy(cache);
+}
+
+static void check_append_large(void)
+{
+    enum { BIG = 900000 };
+    struct cache *cache = new_cache(2 * MIB, true);
+    uint64_t before, kept;
+    struct cache_item *item;
+    bool is_right = true;
+
+    set_filled(cache, "0", BIG, 0);
+    access_key(cache, "0");
+    access_key(cache, "0");
+    before = fill_small(cache);
+    for (unsigned i = 1; i <= 3; i++) {
+        is_right &= store(cache, i % 2 ? CACHE_APPEND : CACHE_PREPEND, "0", "0000000000") == CACHE_STORED;
+        item = get(cache, "0");
+        is_right &= item != NULL && item->nvalue == BIG + i * 10 && is_filled(item);
+        if (item != NULL)
+            cache_item_release(item);
+    }
+    kept = stats_of(cache).all.number;
+    check(is_right && kept > before * 9 / 10, "a value of nearly half the memory grows, and %lu of %lu items stay",
+          (unsigned long)kept, (unsigned long)before);
+    item = get(cache, "0");
+    check(store(cache, CACHE_APPEND, "0", "0") == CACHE_NO_MEMORY && stats_of(cache).all.number == kept &&
+              get(cache, "0") == item,
+          "it cannot while it is held, and takes nothing away");
+    cache_item_release(item);
+    cache_item_release(item);
+    check(store(cache, CACHE_APPEND, "0", "0") == CACHE_STORED, "and can again");
     cache_destroy(cache);
 }
 
@@ -379,7 +506,7 @@ static void do_any(uint64_t random, struct cache_cursor *cursor)
         store_bytes(shared, CACHE_APPEND, key, 10, same, sizeof(same), 0, 0, NULL);
         break;
     case 3:
-        /* All digits of a value are the key's last one, so adding 0 changes nothing but the unique, if that is not 0. */
+        /* All digits of a value are the key's last one, so if that is not 0, adding 0 changes but the unique. */
         if (key[9] != '0' && cache_arith(shared, key, 10, true, 0, &value, NULL) == CACHE_NO_MEMORY)
             __atomic_fetch_add(&num_wrong, 1, __ATOMIC_RELAXED);
         break;
@@ -464,9 +591,14 @@ int main(void)
 {
     check_sizes_change();
     check_limit();
+    check_limit_alone();
     check_scan();
     check_dead();
     check_held_memory();
+    check_held_large();
+    check_all_hot();
+    check_impossible();
+    check_append_large();
     check_growth();
     check_incr();
     check_cas();
