@@ -30,10 +30,9 @@
 #include <string.h>
 
 enum {
-    SMALL_PERCENT = 10, /* of memory that queues have */
-    BIG_PART = 64,      /* a big item takes more than such a part of a segment */
-    SPARSE_LEAST = 5,   /* dead part of a segment that makes it be taken before its turn */
-    SPARSE_LEAST_ALL = 16,
+    SMALL_PERCENT = 10,  /* of memory that queues have */
+    BIG_PART = 64,       /* a big item takes more than such a part of a segment */
+    SPARSE_LEAST = 16,   /* dead part of a segment that makes it be taken before its turn */
     PORTION = 8192,      /* bytes looked at between looks at the memory there is */
     AHEAD_MAX = 1 << 18, /* bytes looked at ahead of need in one call */
     OVER_MAX = 1 << 25,  /* and for memory over the limit */
@@ -43,7 +42,7 @@ enum {
     MOVED_MAX = 24,      /* bytes moved for each that is gained, at most */
     COST_ITEM = 256,     /* ns that it takes to move an item, */
     COST_BYTES = 8,      /* with so many bytes a ns; */
-    COST_MAX = 500000,   /* and for all moves in one call, if that is for a segment, */
+    COST_MAX = 1000000,  /* and for all moves in one call, if that is for a segment, */
     COST_AHEAD = 200000, /* or ahead of need */
     GHOST_BYTES = 256,   /* of the limit for each key to be remembered */
     GHOSTS_MIN = 1024,
@@ -152,8 +151,14 @@ static unsigned strictness(const struct evict *evict)
 
 static void spend(struct evict *evict, uint64_t bytes)
 {
-    evict->moved += bytes;
-    evict->cost += COST_ITEM + bytes / COST_BYTES;
+    uint64_t cost = COST_ITEM + bytes / COST_BYTES;
+
+    if (evict->compacting) {
+        evict->compact_cost += cost;
+    } else {
+        evict->moved += bytes;
+        evict->cost += cost;
+    }
 }
 
 /* Whether what is alive survives, and with which bits. */
@@ -199,7 +204,7 @@ static bool move(struct cache *cache, struct place place, uint8_t bits)
     else
         COUNT(cache, moves_to_main);
     cache->evict.kept += cache_item_bytes(item);
-    spend(&cache->evict, cache->evict.compacting ? 0 : cache_item_bytes(item));
+    spend(&cache->evict, cache_item_bytes(item));
     cache_item_release(old);
     return true;
 }
@@ -293,10 +298,10 @@ static bool take_victim(struct cache *cache)
 
     if (evict->held > HELD_MAX)
         return false;
-    /* What compacting could not free, evicting shall. */
-    evict->compacting = !evicts || !evict->is_stuck;
+    /* What compacting could not free, or not in time, evicting shall. */
+    evict->compacting = !evicts || (!evict->is_stuck && evict->compact_cost < evict->cost_max / 2);
     if (evict->compacting)
-        evict->victim = mem_take_sparse(cache, next_random(evict), !evicts, evicts ? SPARSE_LEAST : SPARSE_LEAST_ALL);
+        evict->victim = mem_take_sparse(cache, next_random(evict), !evicts, SPARSE_LEAST);
     evict->sweeping = !evicts && evict->victim == NULL && evict->sweeps < SWEEPS_MAX;
     if (evict->victim == NULL && (evicts || evict->sweeping)) {
         evict->compacting = evict->sweeping;
@@ -390,6 +395,7 @@ static void begin_call(struct cache *cache, uint64_t cost_max, uint64_t moved_ma
     evict->held = 0;
     evict->sweeps = 0;
     evict->cost = 0;
+    evict->compact_cost = 0;
     evict->cost_max = cost_max;
     evict->moved_max = moved_max * cache->seg_size;
 }

@@ -140,12 +140,13 @@ struct evict {
     uint64_t held;   /* victims in a row in which an item was held */
 
     /* what survives depends on these: see strictness */
-    uint64_t moved;     /* bytes of survivors since a segment was gained, */
-    uint64_t moved_max; /* and when nothing survives any more */
-    int64_t gained;     /* bytes that came free, less those of survivors, beyond whole segments */
-    uint64_t kept;      /* bytes of the victim's survivors */
-    uint64_t cost;      /* ns, about, that survivors have cost in this call, */
-    uint64_t cost_max;  /* and when nothing survives any more */
+    uint64_t moved;        /* bytes of survivors since a segment was gained, */
+    uint64_t moved_max;    /* and when nothing survives any more */
+    int64_t gained;        /* bytes that came free, less those of survivors, beyond whole segments */
+    uint64_t kept;         /* bytes of the victim's survivors */
+    uint64_t cost;         /* ns, about, that survivors have cost in this call, */
+    uint64_t cost_max;     /* and when nothing survives any more */
+    uint64_t compact_cost; /* and what compacting has, which is bounded by itself */
 
     uint64_t random;
 };

@@ -690,7 +690,7 @@ static void check_full(void)
     char key[16];
     unsigned n = 0, kept = 0, again = 0;
     enum cache_result result;
-    uint64_t value;
+    uint64_t value = 0;
 
     store(cache, CACHE_SET, "n", "9");
     while ((result = set_filled(cache, key_of(key, n), 1000, 0)) == CACHE_STORED && n < 2000)
