@@ -42,7 +42,7 @@ enum {
     MOVED_MAX = 24,      /* bytes moved for each that is gained, at most */
     COST_ITEM = 256,     /* ns that it takes to move an item, */
     COST_BYTES = 8,      /* with so many bytes a ns; */
-    COST_MAX = 1000000,  /* and for all moves in one call, if that is for a segment, */
+    COST_MAX = 500000,   /* and for all moves in one call, if that is for a segment, */
     COST_AHEAD = 200000, /* or ahead of need */
     GHOST_BYTES = 256,   /* of the limit for each key to be remembered */
     GHOSTS_MIN = 1024,
