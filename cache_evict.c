@@ -285,7 +285,7 @@ static struct seg *oldest_of_queues(struct cache *cache)
     struct seg *seg;
 
     /* When one queue has much that is held, the other may have something else. */
-    if (cache->evict.held % 2 == 1)
+    if (cache->evict.takes_other)
         is_small = !is_small;
     seg = mem_take_oldest(cache, is_small ? QUEUE_SMALL : QUEUE_MAIN);
     return seg != NULL ? seg : mem_take_oldest(cache, is_small ? QUEUE_MAIN : QUEUE_SMALL);
@@ -338,6 +338,7 @@ static void end_victim(struct cache *cache, enum fate fate)
     evict->is_stuck = fate != FATE_GONE;
     if (fate == FATE_GONE) {
         evict->held = 0;
+        evict->takes_other = false;
         if (evict->compacting)
             COUNT(cache, segments_compacted);
         else
@@ -347,6 +348,7 @@ static void end_victim(struct cache *cache, enum fate fate)
     }
     if (fate == FATE_HELD) {
         evict->held++;
+        evict->takes_other = !evict->takes_other;
         COUNT(cache, segments_held);
     }
     mem_put_back(cache, seg, fate == FATE_KEPT ? QUEUE_MAIN : (enum queue)seg->queue);

@@ -131,13 +131,14 @@ struct mem {
 struct evict {
     pthread_mutex_t lock;
     struct seg *victim;
-    uint32_t at;     /* offset of the next item of the victim */
-    uint32_t seen;   /* items of it so far */
-    bool compacting; /* all that is alive in it stays */
-    bool sweeping;   /* and stays where it is: only what is dead goes */
-    uint32_t sweeps; /* victims that were swept for one store */
-    bool is_stuck;   /* the last victim could not be freed */
-    uint64_t held;   /* victims in a row in which an item was held */
+    uint32_t at;      /* offset of the next item of the victim */
+    uint32_t seen;    /* items of it so far */
+    bool compacting;  /* all that is alive in it stays */
+    bool sweeping;    /* and stays where it is: only what is dead goes */
+    uint32_t sweeps;  /* victims that were swept for one store */
+    bool is_stuck;    /* the last victim could not be freed */
+    bool takes_other; /* there an item was held: the next is from the other queue */
+    uint64_t held;    /* victims in a row in which an item was held */
 
     /* what survives depends on these: see strictness */
     uint64_t moved;        /* bytes of survivors since a segment was gained, */
