@@ -47,28 +47,6 @@ struct walk {
 
 /* --- what is told of an item --- */
 
-/* Writes a key as in a URI: all but letters, digits and "-._~" as %XX. Returns how many bytes. */
-static size_t escape(char *to, const uint8_t *key, size_t n)
-{
-    static const char digits[] = "0123456789ABCDEF";
-    char *p = to;
-
-    for (size_t i = 0; i < n; i++) {
-        uint8_t c = key[i];
-        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-                     c == '.' || c == '_' || c == '~';
-
-        if (plain) {
-            *p++ = (char)c;
-            continue;
-        }
-        *p++ = '%';
-        *p++ = digits[c >> 4];
-        *p++ = digits[c & 15];
-    }
-    return (size_t)(p - to);
-}
-
 static void tell_meta(struct walk *walk, struct cache_item *item)
 {
     struct request *r = walk->request;
@@ -76,7 +54,7 @@ static void tell_meta(struct walk *walk, struct cache_item *item)
     uint32_t exptime = cache_item_exptime(item);
     int n;
 
-    key[escape(key, cache_item_key(item), item->nkey)] = '\0';
+    key[util_escape_uri(key, cache_item_key(item), item->nkey)] = '\0';
     n = snprintf(line, sizeof(line),
                  "key=%s exp=%" PRId64 " la=%" PRIu32 " cas=%" PRIu64 " fetch=%s cls=%u size=%" PRIu64 "\n", key,
                  exptime != 0 ? (int64_t)exptime : -1, cache_item_time(item), item->cas,

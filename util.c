@@ -113,6 +113,27 @@ size_t util_format_u64(char *dst, uint64_t v)
     return U64_DIGITS - at;
 }
 
+size_t util_escape_uri(char *dst, const uint8_t *p, size_t n)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    char *to = dst;
+
+    for (size_t i = 0; i < n; i++) {
+        uint8_t c = p[i];
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+                     c == '.' || c == '_' || c == '~';
+
+        if (plain) {
+            *to++ = (char)c;
+            continue;
+        }
+        *to++ = '%';
+        *to++ = digits[c >> 4];
+        *to++ = digits[c & 15];
+    }
+    return (size_t)(to - dst);
+}
+
 void *util_xmalloc(size_t n)
 {
     void *p = malloc(n != 0 ? n : 1);

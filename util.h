@@ -54,6 +54,12 @@ bool util_parse_i64(const char *p, size_t n, int64_t *out) MUST_CHECK;
 /* Writes v in decimal, without a NUL, to dst, which has room for U64_DIGITS bytes. Returns the length. */
 size_t util_format_u64(char *dst, uint64_t v);
 
+/*
+ * Writes [p, p + n) as it stands in a URI, all but letters, digits and "-._~" as %XX, without a NUL, to dst, which has
+ * room for three times n bytes. Returns the length.
+ */
+size_t util_escape_uri(char *dst, const uint8_t *p, size_t n);
+
 /* Allocation at start-up: exits the process with a message when memory has run out. Never returns NULL. */
 void *util_xmalloc(size_t n);
 void *util_xcalloc(size_t n, size_t size);
