@@ -151,6 +151,8 @@ struct cache *cache_create(const struct cache_options *options)
         cache->item_max = CACHE_ITEM_MAX_LIMIT;
     cache->evicts = options->evict;
     cache->flush_second = options->flush_second;
+    cache->evicted = options->evicted;
+    cache->evicted_arg = options->evicted_arg;
     cache->now = 1;
     pthread_mutex_init(&cache->crawl_lock, NULL);
     pthread_mutex_init(&cache->stats_lock, NULL);
@@ -300,6 +302,26 @@ struct cache_item *cache_gat(struct cache *cache, const void *key, size_t nkey, 
         COUNT(cache, touch_misses);
     }
     return item;
+}
+
+struct cache_sight cache_look(struct cache *cache, const void *key, size_t nkey)
+{
+    uint64_t hash = table_hash(cache, key, nkey);
+    struct shard *shard = table_shard(cache, hash);
+    struct cache_sight sight = {.state = CACHE_SIGHT_NONE};
+    const struct cache_item *item;
+
+    pthread_mutex_lock(&shard->lock);
+    item = table_find(shard, hash, key, nkey).item;
+    if (item != NULL && !item_dead(cache, item))
+        sight = (struct cache_sight){.state = CACHE_SIGHT_ALIVE,
+                                     .class = cache_item_class(cache, item),
+                                     .nvalue = item->nvalue,
+                                     .exptime = cache_item_exptime(item)};
+    else if (item != NULL)
+        sight.state = item_flushed(cache, item) ? CACHE_SIGHT_FLUSHED : CACHE_SIGHT_EXPIRED;
+    pthread_mutex_unlock(&shard->lock);
+    return sight;
 }
 
 bool cache_touch(struct cache *cache, const void *key, size_t nkey, uint32_t exptime)

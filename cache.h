@@ -3,7 +3,7 @@
  * cache - the cache inside moxi: keys and values in bounded memory, with memcached's semantics.
  *
  * Any thread may call any function at any time, except cache_create and cache_destroy, which stand alone. No call
- * blocks for longer than it takes to make room for one item; no lock is held when it returns or calls back.
+ * blocks for longer than it takes to make room for one item; no lock is held when it returns or calls back, but for cache_evicted_fn.
  *
  *   alloc --> item, writable --> store: the cache has it          get --> item, read only --> release
  *                            \-> release: it never was
@@ -103,12 +103,20 @@ enum cache_result {
 
 enum cache_mode { CACHE_SET, CACHE_ADD, CACHE_REPLACE, CACHE_APPEND, CACHE_PREPEND, CACHE_CAS };
 
+/*
+ * An item is being evicted. Whoever is told so has it until it returns, may not call the cache but for what only asks an
+ * item (cache_item_exptime, cache_item_time, cache_item_class), and holds up others: locks are held.
+ */
+typedef void (*cache_evicted_fn)(void *arg, const struct cache_item *item, bool was_fetched);
+
 struct cache_options {
     uint64_t limit;    /* bytes; less than 1 MiB counts as that */
     uint32_t item_max; /* bytes of an item as memcached would count them; 0: CACHE_ITEM_MAX */
     bool evict;        /* false: CACHE_NO_MEMORY instead of evicting what is alive */
     bool flush_second; /* cache_flush takes what is stored in the rest of its second as well: memcached without cas */
     uint64_t seed;     /* of the hash's secrets; 0: random ones, so that nobody can aim keys at one place */
+    cache_evicted_fn evicted; /* NULL: nobody is told */
+    void *evicted_arg;
 };
 
 /* NULL when memory ran out. The clock stands at 1. */
@@ -136,6 +144,17 @@ struct cache_item *cache_get(struct cache *cache, const void *key, size_t nkey) 
 
 /* The same, with a new exptime. Counts as a get and a touch. */
 struct cache_item *cache_gat(struct cache *cache, const void *key, size_t nkey, uint32_t exptime) MUST_CHECK;
+
+/* What is to be found at a key. */
+struct cache_sight {
+    enum { CACHE_SIGHT_NONE, CACHE_SIGHT_ALIVE, CACHE_SIGHT_EXPIRED, CACHE_SIGHT_FLUSHED } state;
+    unsigned class; /* of the three, when ALIVE; else 0 */
+    uint32_t nvalue;
+    uint32_t exptime;
+};
+
+/* A look at a key that changes and counts nothing: for telling others. */
+struct cache_sight cache_look(struct cache *cache, const void *key, size_t nkey);
 
 /* Gives back a reference, in any thread. */
 void cache_item_release(struct cache_item *item);

@@ -244,6 +244,8 @@ static enum fate decide(struct cache *cache, struct shard *shard, uint64_t hash,
     if (!(item->bits & ITEM_IN_MAIN))
         ghost_add(cache, hash);
     count_evicted(cache, item);
+    if (cache->evicted != NULL)
+        cache->evicted(cache->evicted_arg, item, (item->bits & ITEM_FETCHED) != 0);
     item_unlink(cache, shard, hash, place);
     return FATE_GONE;
 }

@@ -164,6 +164,8 @@ struct cache {
     uint8_t *class_of_units; /* class by size in units of 8 bytes */
     uint32_t chunk_sizes[CACHE_CLASSES];
     struct shard *shards;
+    cache_evicted_fn evicted;
+    void *evicted_arg;
 
     /* atomic: read by all, seldom written */
     uint64_t limit __attribute__((aligned(LINE)));
