@@ -489,6 +489,9 @@ static bool answer_here(struct request *r)
     case OP_SHUTDOWN:
         outcome = shut_down(r);
         break;
+    case OP_WATCH:
+        outcome = watch_begin(r);
+        break;
     case OP_FLUSH_ALL:
         if (ps->serving->may_flush)
             return false;
@@ -579,6 +582,10 @@ struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool,
     estimate = ps->settings->client_buffer_max / (WINDOW_START + 1);
     ps->value_estimate = estimate < VALUE_ESTIMATE_START ? (uint32_t)estimate : VALUE_ESTIMATE_START;
     evtimer_assign(&ps->wait_timer, loop->base, on_wait, ps);
+    if (!feeds_setup(ps)) {
+        pool_state_destroy(ps);
+        return NULL;
+    }
     ps->downstreams = calloc(pool->num_servers, sizeof(*ps->downstreams));
     if (ps->settings->time_stats)
         ps->timings = calloc(1, sizeof(*ps->timings));

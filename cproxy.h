@@ -52,6 +52,7 @@ struct cproxy_serving {
     uint32_t idle_timeout_s;     /* -o idle_timeout; 0: none */
     bool may_shutdown;           /* -A */
     bool may_flush;              /* not -F */
+    bool may_watch;              /* not -W */
     struct local_serving local;
 };
 
@@ -76,6 +77,8 @@ struct pool_state {
 
     /* this worker only */
     uint32_t num_lingering;       /* of them, that were hung up on */
+    struct feed *feeds;           /* one for each of them that watches: cproxy_watch.c */
+    struct event feed_tick;       /* pending while there is any */
     struct request_queue waiting; /* for downstream_max */
     struct event wait_timer;      /* on the head of waiting */
     bool wait_timer_armed;
@@ -174,6 +177,14 @@ void broadcast_admit(struct request *r);
 /* As multiget_abandon. */
 void broadcast_abandon(struct request *r);
 
+/* --- cproxy_watch.c --- */
+
+/* The command: its client watches from now on, if the outcome is OK. */
+struct outcome watch_begin(struct request *r);
+
+/* Once a pool_state. False when libevent refuses. */
+bool feeds_setup(struct pool_state *ps) MUST_CHECK;
+
 /* --- cproxy_upstream.c --- */
 
 /* Sets up the loop's list of clients. Once a loop. */
@@ -193,15 +204,19 @@ struct client_info {
     int fd;
     uint32_t idle_s; /* since it last sent something */
     bool in_value;   /* in the middle of a value */
-    bool is_owner;   /* of the request that it is asked for */
+    bool watches;
+    bool is_owner; /* of the request that it is asked for */
 };
 
 /* Tells of each of a pool's clients, for a request that may be another pool's or worker's. Any thread. */
-void clients_tell(struct pool_state *ps, struct request *r,
-                  void (*fn)(struct request *r, const struct client_info *info));
+void clients_tell(struct pool_state *ps, const struct request *r, void (*fn)(void *arg, const struct client_info *info),
+                  void *arg);
 
 /* Closes a pool's clients now. */
 void clients_destroy(struct pool_state *ps);
+
+/* The file descriptor of the client of r, which may be a part; -1 when it has gone. */
+int client_fd(const struct request *r);
 
 /*
  * Where the reply to r, whose client is there, is to be appended: the client's output when it is r's turn, else r->held.

@@ -236,8 +236,10 @@ static void refuse_size(struct client *c, struct request *r)
 {
     if (r->op != OP_SET) {
         /* Among several servers, it would take the key's to know. */
-        if (c->ps->local != NULL && c->ps->pool->num_servers == 1)
-            local_count_too_large(c->ps->local);
+        if (c->ps->local != NULL && c->ps->pool->num_servers == 1) {
+            r->owner = c;
+            local_refused_size(c->ps->local, r);
+        }
         refuse(c, r, "SERVER_ERROR object too large for cache");
         return;
     }
@@ -285,7 +287,7 @@ static void admit_with_value(struct client *c, struct request *r, struct chunk *
 static void begin_body(struct client *c, size_t bytes)
 {
     c->in->body_left = bytes;
-    __atomic_store_n(&c->in_value, true, __ATOMIC_RELAXED);
+    client_set_doing(c, DOING_VALUE);
 }
 
 /* A command with a value. Returns how many bytes of the n at p were of use: the command, and the value if it is whole. */
@@ -398,7 +400,7 @@ static void body_complete(struct client *c)
     uint8_t tail[2];
 
     c->in->cur = NULL;
-    __atomic_store_n(&c->in_value, false, __ATOMIC_RELAXED);
+    client_set_doing(c, DOING_COMMANDS);
     input_tidy(c);
     if (r == NULL)
         return;
@@ -471,7 +473,7 @@ static void take_input(struct client *c, struct chunk *chunk, uint8_t *p, size_t
 {
     uint32_t budget = c->ps->serving->requests_per_event;
 
-    while (n > 0 && !c->closing && !c->eof) {
+    while (n > 0 && !c->closing && !c->eof && c->doing != DOING_WATCH) {
         size_t took;
 
         if (c->in != NULL && c->in->body_left > 0) {

@@ -16,6 +16,7 @@
 
 #include "cproxy_local_int.h"
 #include "prefix_stats.h"
+#include "watch.h"
 
 enum {
     COPY_VALUE_MAX = 16 * 1024, /* a value up to this size is copied out of its item */
@@ -137,6 +138,14 @@ static uint32_t exptime_of(const struct local *l, const struct request *r)
     return cache_exptime((int32_t)r->exptime, cache_clock(l->cache));
 }
 
+static struct cache_item *get_item(struct local *l, const struct request *r, const struct rkey *key, bool touches,
+                                   uint32_t exptime)
+{
+    if (watch_wants(WATCH_FETCHERS))
+        return local_get_watched(l, r, key, touches, exptime);
+    return touches ? cache_gat(l->cache, key->p, key->len, exptime) : cache_get(l->cache, key->p, key->len);
+}
+
 static struct outcome run_retrieval(struct local *l, struct request *r)
 {
     bool touches = r->op == OP_GAT || r->op == OP_GATS;
@@ -144,8 +153,7 @@ static struct outcome run_retrieval(struct local *l, struct request *r)
 
     for (uint32_t i = r->first; i != RKEY_END; i = r->keys[i].next) {
         const struct rkey *key = &r->keys[i];
-        struct cache_item *item =
-            touches ? cache_gat(l->cache, key->p, key->len, exptime) : cache_get(l->cache, key->p, key->len);
+        struct cache_item *item = get_item(l, r, key, touches, exptime);
 
         if (prefix_stats_enabled())
             prefix_stats_get(key->p, key->len, item != NULL);
@@ -192,11 +200,29 @@ static enum cache_mode mode_of(uint8_t op)
     }
 }
 
+/* The key of a command is about to be looked up. */
+static void tell_lookup(struct local *l, const struct request *r)
+{
+    if (watch_wants(WATCH_FETCHERS))
+        local_tell_lookup(l, r);
+}
+
+enum cache_result local_store(struct local *l, struct request *r, struct cache_item *item)
+{
+    uint64_t unique = r->op == OP_CAS ? r->number : 0;
+    enum cache_result result;
+
+    if (r->op == OP_CAS && !l->serving->has_cas) {
+        result = cache_store(l->cache, item, CACHE_REPLACE, NULL);
+        return result == CACHE_NOT_STORED ? CACHE_NOT_FOUND : result;
+    }
+    return cache_store(l->cache, item, mode_of(r->op), &unique);
+}
+
 static struct outcome run_store(struct local *l, struct request *r)
 {
     const struct rkey *key = &r->keys[0];
     uint32_t exptime = exptime_of(l, r);
-    uint64_t unique = r->op == OP_CAS ? r->number : 0;
     enum cache_result result;
     struct cache_item *item;
 
@@ -204,27 +230,32 @@ static struct outcome run_store(struct local *l, struct request *r)
         prefix_stats_set(key->p, key->len);
     item = cache_item_alloc(l->cache, key->p, key->len, r->flags, exptime, request_value_len(r), &result);
     if (item == NULL) {
+        if (watch_wants(WATCH_MUTATIONS))
+            local_tell_refused(l, r, result);
         /* As in memcached, a set that fails does not leave the old value behind. */
-        if (r->op == OP_SET)
+        if (r->op == OP_SET) {
+            tell_lookup(l, r);
             cache_drop(l->cache, key->p, key->len);
+        }
         return store_outcome(result);
     }
     copy_value(r, cache_item_value(item));
-    if (r->op == OP_CAS && !l->serving->has_cas) {
-        result = cache_store(l->cache, item, CACHE_REPLACE, NULL);
-        return store_outcome(result == CACHE_NOT_STORED ? CACHE_NOT_FOUND : result);
-    }
-    return store_outcome(cache_store(l->cache, item, mode_of(r->op), &unique));
+    if (watch_wants(WATCH_FETCHERS | WATCH_MUTATIONS))
+        return store_outcome(local_store_watched(l, r, item));
+    return store_outcome(local_store(l, r, item));
 }
 
 static struct outcome run_arith(struct local *l, struct request *r, char *line)
 {
     const struct rkey *key = &r->keys[0];
     uint64_t value;
-    enum cache_result result = cache_arith(l->cache, key->p, key->len, r->op == OP_INCR, r->number, &value, NULL);
-    struct outcome outcome = store_outcome(result);
+    enum cache_result result;
+    struct outcome outcome;
     size_t n;
 
+    tell_lookup(l, r);
+    result = cache_arith(l->cache, key->p, key->len, r->op == OP_INCR, r->number, &value, NULL);
+    outcome = store_outcome(result);
     if (result == CACHE_NO_MEMORY)
         return error_of("SERVER_ERROR out of memory in incr\r\n");
     if (result != CACHE_STORED)
@@ -241,7 +272,8 @@ static struct outcome run_too_large(struct local *l, const struct request *r)
 
     if (prefix_stats_enabled())
         prefix_stats_set(key->p, key->len);
-    cache_count_too_large(l->cache);
+    local_refused_size(l, r);
+    tell_lookup(l, r);
     cache_drop(l->cache, key->p, key->len);
     return outcome_of(RESULT_NOT_FOUND);
 }
@@ -252,6 +284,7 @@ static struct outcome run_delete(struct local *l, const struct request *r)
 
     if (prefix_stats_enabled())
         prefix_stats_delete(key->p, key->len);
+    tell_lookup(l, r);
     return outcome_of(cache_delete(l->cache, key->p, key->len) ? RESULT_DELETED : RESULT_NOT_FOUND);
 }
 
@@ -259,6 +292,7 @@ static struct outcome run_touch(struct local *l, const struct request *r)
 {
     uint32_t exptime = exptime_of(l, r);
 
+    tell_lookup(l, r);
     return outcome_of(cache_touch(l->cache, r->keys[0].p, r->keys[0].len, exptime) ? RESULT_TOUCHED : RESULT_NOT_FOUND);
 }
 
@@ -389,9 +423,11 @@ void local_run(struct local *l, struct request *r)
         request_left_conn(&l->loop->requests, bufs_of(l), r, &outcome);
 }
 
-void local_count_too_large(struct local *l)
+void local_refused_size(struct local *l, const struct request *r)
 {
     cache_count_too_large(l->cache);
+    if (watch_wants(WATCH_MUTATIONS))
+        local_tell_refused(l, r, CACHE_TOO_LARGE);
 }
 
 struct local *local_create(struct loop *loop, struct cache *cache, const struct local_hooks *hooks,

@@ -25,6 +25,8 @@ struct local_hooks {
     /* lru_crawler: whether dead items are looked for in the background; a look at all items, now. */
     void (*set_crawler)(bool on);
     void (*crawl)(void);
+    /* The client's file descriptor, for those who watch; -1 when it has gone. */
+    int (*client_fd)(const struct request *r);
 };
 
 /* From the command line. */
@@ -48,7 +50,10 @@ void local_destroy(struct local *l);
  */
 void local_run(struct local *l, struct request *r);
 
-/* A value was refused for its size before it came here. */
-void local_count_too_large(struct local *l);
+/* A store was refused for its size before it came here. */
+void local_refused_size(struct local *l, const struct request *r);
+
+/* For cache_options.evicted: tells those who watch. arg: what *arg points to is the cache. */
+void local_tell_evicted(void *arg, const struct cache_item *item, bool was_fetched);
 
 #endif

@@ -3,6 +3,7 @@
  * cproxy_local_int - what the files of cproxy_local share, and nobody else includes.
  *
  *   cproxy_local.c        commands on keys, and the commands that manage the cache
+ *   cproxy_local_watch.c  what clients who watch are told
  *   cproxy_local_stats.c  stats, but for those that
  *   cproxy_local_walk.c   look at all items, step by step: lru_crawler metadump, stats cachedump, stats sizes
  */
@@ -40,6 +41,18 @@ static inline struct outcome error_of(const char *line)
 
 /* The words of a request's argument, up to `max`; each ends in NUL in buf, which has KEY_MAX + 1 bytes. Their number. */
 size_t local_words(const struct request *r, char *buf, const char **words, size_t max);
+
+/* Gives the cache an item that has the value of r, a store. */
+enum cache_result local_store(struct local *l, struct request *r, struct cache_item *item) MUST_CHECK;
+
+/* The same, the retrieval of a key, and a store that was refused before there was an item, while somebody watches. */
+enum cache_result local_store_watched(struct local *l, struct request *r, struct cache_item *item) MUST_CHECK;
+struct cache_item *local_get_watched(struct local *l, const struct request *r, const struct rkey *key, bool touches,
+                                     uint32_t exptime) MUST_CHECK;
+void local_tell_refused(struct local *l, const struct request *r, enum cache_result result);
+
+/* Tells those who watch fetchers that a command looks up its key. */
+void local_tell_lookup(struct local *l, const struct request *r);
 
 /* stats: the outcome; RESULT_NONE when it is to come later. */
 struct outcome local_run_stats(struct local *l, struct request *r);

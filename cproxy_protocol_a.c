@@ -352,6 +352,14 @@ static enum parse_status parse_manage(const struct line *line, struct key_list *
     return set_arg(line, cmd) ? PARSE_OK : refuse(cmd, BAD_LINE);
 }
 
+/* watch [kind]... */
+static enum parse_status parse_watch(const struct line *line, struct key_list *keys, struct command *cmd)
+{
+    (void)keys;
+    cmd->noreply = last_is_noreply(line);
+    return set_arg(line, cmd) ? PARSE_OK : refuse(cmd, BAD_COMMAND);
+}
+
 /* cache_memlimit megabytes [noreply] */
 static enum parse_status parse_memlimit(const struct line *line, struct key_list *keys, struct command *cmd)
 {
@@ -373,7 +381,7 @@ static const parse_fn parsers[OP_COUNT] = {
     [OP_TOUCH] = parse_touch,     [OP_DELETE] = parse_delete,  [OP_FLUSH_ALL] = parse_flush_all,
     [OP_STATS] = parse_stats,     [OP_VERSION] = parse_bare,   [OP_VERBOSITY] = parse_verbosity,
     [OP_SHUTDOWN] = parse_manage, [OP_CRAWLER] = parse_manage, [OP_MEMLIMIT] = parse_memlimit,
-    [OP_QUIT] = parse_bare,
+    [OP_WATCH] = parse_watch,     [OP_QUIT] = parse_bare,
 };
 
 /*

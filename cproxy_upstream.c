@@ -19,6 +19,7 @@
 
 #include "cproxy_upstream.h"
 #include "log.h"
+#include "watch.h"
 
 enum {
     REFER_MIN = 16 * 1024,          /* spans of what a blocked client is owed that may keep a larger buffer alive */
@@ -43,6 +44,8 @@ void client_fail(struct client *c, const char *why)
 {
     if (!c->closing)
         log_debug("client %d: closed, %s", c->conn.fd, why);
+    if (c->reason == REASON_NORMAL)
+        c->reason = REASON_ERROR;
     c->closing = true;
     client_mark(c);
 }
@@ -52,6 +55,19 @@ void client_hang_up(struct client *c)
     c->eof = true;
     input_drop(c);
     client_mark(c);
+}
+
+void client_watches(struct client *c)
+{
+    client_set_doing(c, DOING_WATCH);
+    input_drop(c);
+}
+
+int client_fd(const struct request *r)
+{
+    const struct client *c = r->parent != NULL ? r->parent->owner : r->owner;
+
+    return c != NULL ? c->conn.fd : -1;
 }
 
 /* --- the FIFO --- */
@@ -256,6 +272,21 @@ static void drop_input(struct client *c)
         client_fail(c, "it goes on sending though it was hung up on");
 }
 
+/* A client who watches has nothing more to say, but that it goes. */
+static void ignore_input(struct client *c)
+{
+    struct iovec iov;
+    size_t got;
+    enum conn_status status;
+
+    iov.iov_base = loop_read_buffer(client_loop(c), &iov.iov_len);
+    status = iov.iov_base != NULL ? conn_read(&c->conn, &iov, 1, &got) : CONN_AGAIN;
+    if (status == CONN_EOF)
+        client_hang_up(c);
+    else if (status == CONN_FAILED)
+        client_fail(c, strerror(errno));
+}
+
 static void on_event(evutil_socket_t fd, short what, void *arg)
 {
     struct client *c = arg;
@@ -274,7 +305,10 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
     if (!(what & EV_READ) || c->eof || c->closing || input_waits(c))
         return;
     loop_count_active(client_loop(c), &c->active_ms);
-    input_read(c);
+    if (UNLIKELY(c->doing == DOING_WATCH))
+        ignore_input(c);
+    else
+        input_read(c);
 }
 
 /* --- the end of a turn, and of a client --- */
@@ -323,6 +357,10 @@ static void destroy(struct client *c)
     }
     input_drop(c);
     log_debug("client %d: gone", c->conn.fd);
+    if (c->doing == DOING_WATCH)
+        feed_end(c);
+    if (watch_wants(WATCH_CONNEVENTS))
+        watch_tell_close(c->conn.fd, c->linger ? REASON_ERROR : (enum watch_reason)c->reason);
     unlink_client(c);
     conn_close(&c->conn, loop);
     loop_unmark(loop, TURN_CLIENT, &c->conn);
@@ -364,8 +402,11 @@ static bool flush(struct client *c)
     return status != CONN_FAILED;
 }
 
+/* One that watches and has been hung up on gets what there was room for, and moxi waits no longer for it to read. */
 static bool has_ended(const struct client *c)
 {
+    if (c->eof && c->head == NULL && c->doing == DOING_WATCH)
+        return true;
     return c->closing || (c->eof && c->head == NULL && c->conn.out.bytes == 0 && !input_waits(c));
 }
 
@@ -412,12 +453,16 @@ bool client_create(struct pool_state *ps, int fd)
     counter_add(&ps->counters.num_upstream, 1);
     counter_add(&ps->counters.tot_upstream, 1);
     log_debug("client %d: new", fd);
+    if (watch_wants(WATCH_CONNEVENTS))
+        watch_tell_new(fd);
     return true;
 }
 
 void clients_drain(struct pool_state *ps)
 {
     for (struct client *c = ps->clients; c != NULL; c = c->next) {
+        if (c->reason == REASON_NORMAL)
+            c->reason = REASON_SHUTDOWN;
         if (c->lingering)
             client_fail(c, "moxi stops");
         else
@@ -437,10 +482,11 @@ static uint32_t idle_seconds(const struct client *c, uint32_t now_ms)
 static void kick_idle(struct pool_state *ps)
 {
     for (struct client *c = ps->clients; c != NULL; c = c->next) {
-        if (c->head != NULL || c->conn.out.bytes > 0 ||
+        if (c->head != NULL || c->conn.out.bytes > 0 || c->doing == DOING_WATCH ||
             idle_seconds(c, ps->loop->active_ms) < ps->serving->idle_timeout_s)
             continue;
         counter_add(&ps->counters.tot_upstream_idle_kicks, 1);
+        c->reason = REASON_IDLE;
         client_fail(c, "it was idle for too long");
     }
 }
@@ -454,17 +500,21 @@ void clients_tick(struct pool_state *ps)
             client_fail(c, "it took too long to notice that it was hung up on");
 }
 
-void clients_tell(struct pool_state *ps, struct request *r,
-                  void (*fn)(struct request *r, const struct client_info *info))
+void clients_tell(struct pool_state *ps, const struct request *r, void (*fn)(void *arg, const struct client_info *info),
+                  void *arg)
 {
     uint32_t now_ms = (uint32_t)(util_now_us() >> 10);
 
     pthread_mutex_lock(&ps->clients_mutex);
-    for (const struct client *c = ps->clients; c != NULL; c = c->next)
-        fn(r, &(struct client_info){.fd = c->conn.fd,
-                                    .idle_s = idle_seconds(c, now_ms),
-                                    .in_value = __atomic_load_n(&c->in_value, __ATOMIC_RELAXED),
-                                    .is_owner = r->owner == c});
+    for (const struct client *c = ps->clients; c != NULL; c = c->next) {
+        uint8_t doing = __atomic_load_n(&c->doing, __ATOMIC_RELAXED);
+
+        fn(arg, &(struct client_info){.fd = c->conn.fd,
+                                      .idle_s = idle_seconds(c, now_ms),
+                                      .in_value = doing == DOING_VALUE,
+                                      .watches = doing == DOING_WATCH,
+                                      .is_owner = r->owner == c});
+    }
     pthread_mutex_unlock(&ps->clients_mutex);
 }
 

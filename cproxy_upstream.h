@@ -9,6 +9,13 @@
 #include "conn.h"
 #include "cproxy.h"
 
+/* What a client is in the middle of. */
+enum doing {
+    DOING_COMMANDS, /* or nothing */
+    DOING_VALUE,    /* a value is being read */
+    DOING_WATCH,    /* it watches, for good: what it sends is not looked at */
+};
+
 /* Small, for there may be many that are idle: with what malloc adds, 256 bytes. */
 struct client {
     struct conn conn;
@@ -24,7 +31,8 @@ struct client {
     uint32_t num_put_off; /* and that are put_off */
     uint32_t active_ms;   /* when it last asked, see loop_count_active; atomic, for clients_tell */
     uint8_t linger_ticks; /* how long it has been lingering: see begin_linger */
-    bool in_value;        /* a value is being read; atomic, for clients_tell */
+    uint8_t doing;        /* enum doing; atomic, for clients_tell */
+    uint8_t reason;       /* enum watch_reason: why it is to be closed */
     bool eof : 1;         /* nothing more will be read; it is closed when all is answered */
     bool closing : 1;     /* to be closed at the end of the turn, whatever there is */
     bool writable : 1;    /* EV_WRITE has come */
@@ -46,8 +54,22 @@ void client_mark(struct client *c);
 /* Puts r, its charge set, at the end of the FIFO, which owns it from now on. */
 void client_push(struct client *c, struct request *r);
 
+/* What it is in the middle of from now on. */
+static inline void client_set_doing(struct client *c, enum doing doing)
+{
+    __atomic_store_n(&c->doing, doing, __ATOMIC_RELAXED);
+}
+
+/* Nothing that it sends is looked at any more. */
+void client_watches(struct client *c);
+
 /* The client will get what it has asked for, and is not listened to any more. Drops its input. */
 void client_hang_up(struct client *c);
+
+/* --- cproxy_watch.c --- */
+
+/* Ends the feed of a client who watches. */
+void feed_end(struct client *c);
 
 /* --- cproxy_input.c --- */
 

@@ -2,7 +2,7 @@
 /*
  * memcached_stats - the process's part of `stats` and `stats settings`: see memcached_stats.h.
  *
- * memcached's names for what moxi does not have (response objects, slab reassignment, logs that are watched) are told too, with the 0 that is true of them: who reads stats often expects them all.
+ * memcached's names for what moxi does not have (response objects, slab reassignment) are told too, with the 0 that is true of them: who reads stats often expects them all.
  */
 #include "memcached_stats.h"
 
@@ -23,6 +23,7 @@
 #include "listener.h"
 #include "log.h"
 #include "udp.h"
+#include "watch.h"
 
 enum {
     LINE_BYTES = 1024,
@@ -131,6 +132,7 @@ void memcached_stats_reset(void)
 {
     pthread_mutex_lock(&stats.mutex);
     stats.base = gather();
+    watch_stats_reset();
     pthread_mutex_unlock(&stats.mutex);
 }
 
@@ -155,6 +157,7 @@ static void tell_general(struct request *r)
 {
     struct listener_stats l = listener_stats();
     struct crawler_stats crawler = crawler_stats();
+    struct watch_stats watch = watch_stats();
     struct totals t = since_reset();
 
     tell_process(r);
@@ -176,8 +179,11 @@ static void tell_general(struct request *r)
     tell_number(r, "conn_yields", t.yields);
     tell_zeros(r, "slab_reassign_rescues slab_reassign_chunk_rescues slab_reassign_evictions_nomem "
                   "slab_reassign_inline_reclaim slab_reassign_busy_items slab_reassign_busy_deletes "
-                  "slab_reassign_running slabs_moved lrutail_reflocked log_worker_dropped log_worker_written "
-                  "log_watcher_skipped log_watcher_sent log_watchers");
+                  "slab_reassign_running slabs_moved lrutail_reflocked log_worker_dropped");
+    tell_number(r, "log_worker_written", watch.written);
+    tell_number(r, "log_watcher_skipped", watch.skipped);
+    tell_number(r, "log_watcher_sent", watch.sent);
+    tell_number(r, "log_watchers", watch.watchers);
     tell_number(r, "lru_crawler_running", crawler.running);
     tell_number(r, "lru_crawler_starts", crawler.starts);
 }
@@ -205,6 +211,8 @@ static void tell_settings(struct request *r)
     tell(r, "lru_crawler %s", yes(crawler.enabled));
     tell(r, "flush_enabled %s", yes(!o->no_flush));
     tell_number(r, "idle_timeout", o->idle_timeout_s);
+    tell_number(r, "watcher_logbuf_size", (uint64_t)o->watcher_logbuf_kb << 10);
+    tell_number(r, "worker_logbuf_size", (uint64_t)o->worker_logbuf_kb << 10);
 }
 
 /* --- stats conns --- */
@@ -242,36 +250,95 @@ static void name_end(int fd, name_fn name, char *text)
     }
 }
 
-static void tell_listening(void *arg, int fd)
-{
-    struct request *r = arg;
-    char text[ADDRESS_BYTES];
+/* A row for each socket. They are told in the order of their numbers, as memcached does. */
+struct socket_row {
+    int fd;
+    uint32_t idle_s;
+    const char *state;
+    bool is_client;
+    char addr[ADDRESS_BYTES];
+    char listen_addr[ADDRESS_BYTES]; /* of a client */
+};
 
-    name_end(fd, getsockname, text);
-    tell(r, "%d:addr %s", fd, text);
-    tell(r, "%d:state %s", fd, strncmp(text, "udp", 3) == 0 ? "conn_read" : "conn_listening");
-    tell(r, "%d:secs_since_last_cmd %" PRIu64, fd, (util_now_us() - stats.start_us) / 1000000);
+struct socket_rows {
+    struct socket_row *v;
+    size_t n;
+    size_t size;
+};
+
+/* A blank row; NULL when memory ran out. */
+static struct socket_row *add_row(struct socket_rows *rows)
+{
+    if (rows->n == rows->size) {
+        size_t size = rows->size == 0 ? 64 : 2 * rows->size;
+        struct socket_row *v = realloc(rows->v, size * sizeof(*v));
+
+        if (v == NULL)
+            return NULL;
+        rows->v = v;
+        rows->size = size;
+    }
+    return &rows->v[rows->n++];
 }
 
-static void tell_client(struct request *r, const struct client_info *info)
+static void add_listening(void *arg, int fd)
 {
-    char text[ADDRESS_BYTES];
+    struct socket_row *row = add_row(arg);
 
-    name_end(info->fd, getpeername, text);
-    tell(r, "%d:addr %s", info->fd, text);
-    name_end(info->fd, getsockname, text);
-    tell(r, "%d:listen_addr %s", info->fd, text);
-    tell(r, "%d:state %s", info->fd, info->is_owner ? "conn_parse_cmd" : info->in_value ? "conn_nread" : "conn_read");
-    tell(r, "%d:secs_since_last_cmd %" PRIu32, info->fd, info->idle_s);
+    if (row == NULL)
+        return;
+    row->fd = fd;
+    row->is_client = false;
+    name_end(fd, getsockname, row->addr);
+    row->state = strncmp(row->addr, "udp", 3) == 0 ? "conn_read" : "conn_listening";
+    row->idle_s = (uint32_t)((util_now_us() - stats.start_us) / 1000000);
+}
+
+static void add_client(void *arg, const struct client_info *info)
+{
+    struct socket_row *row = add_row(arg);
+
+    if (row == NULL)
+        return;
+    row->fd = info->fd;
+    row->is_client = true;
+    name_end(info->fd, getpeername, row->addr);
+    name_end(info->fd, getsockname, row->listen_addr);
+    row->state = info->is_owner   ? "conn_parse_cmd"
+                 : info->watches  ? "conn_watch"
+                 : info->in_value ? "conn_nread"
+                                  : "conn_read";
+    row->idle_s = info->idle_s;
+}
+
+static int compare_rows(const void *a, const void *b)
+{
+    const struct socket_row *x = a, *y = b;
+
+    return (x->fd > y->fd) - (x->fd < y->fd);
 }
 
 static void tell_conns(struct request *r)
 {
-    listener_tell(tell_listening, r);
-    udp_tell(tell_listening, r);
+    struct socket_rows rows = {NULL};
+
+    listener_tell(add_listening, &rows);
+    udp_tell(add_listening, &rows);
     for (uint32_t i = 0; i < stats.num_workers; i++)
         for (uint32_t k = 0; k < stats.config->num_pools; k++)
-            clients_tell(worker_pool(stats.workers[i], k), r, tell_client);
+            clients_tell(worker_pool(stats.workers[i], k), r, add_client, &rows);
+    if (rows.n > 0)
+        qsort(rows.v, rows.n, sizeof(*rows.v), compare_rows);
+    for (size_t i = 0; i < rows.n; i++) {
+        const struct socket_row *row = &rows.v[i];
+
+        tell(r, "%d:addr %s", row->fd, row->addr);
+        if (row->is_client)
+            tell(r, "%d:listen_addr %s", row->fd, row->listen_addr);
+        tell(r, "%d:state %s", row->fd, row->state);
+        tell(r, "%d:secs_since_last_cmd %" PRIu32, row->fd, row->idle_s);
+    }
+    free(rows.v);
 }
 
 void memcached_stats_tell(struct request *r, enum local_stats what)

@@ -35,6 +35,7 @@
 #include "prefix_stats.h"
 #include "resolve.h"
 #include "udp.h"
+#include "watch.h"
 #include "worker.h"
 
 enum {
@@ -70,6 +71,7 @@ static const struct cproxy_hooks hooks = {
             .stats_reset = memcached_stats_reset,
             .set_crawler = crawler_set,
             .crawl = crawler_crawl,
+            .client_fd = client_fd,
         },
 };
 
@@ -332,13 +334,18 @@ static void check_names(struct process *p, struct work_queue *q)
 static void start_cache(struct process *p)
 {
     const struct options *o = &p->options;
-    const struct cache_options options = {.limit = (uint64_t)o->memory_mb << 20,
-                                          .item_max = o->item_size,
-                                          .evict = !o->no_evict,
-                                          .flush_second = o->no_cas};
+    const struct cache_options options = {
+        .limit = (uint64_t)o->memory_mb << 20,
+        .item_max = o->item_size,
+        .evict = !o->no_evict,
+        .flush_second = o->no_cas,
+        .evicted = local_tell_evicted,
+        .evicted_arg = &p->cache,
+    };
 
     if (!config_has_local(p->config))
         return;
+    watch_setup((size_t)o->watcher_logbuf_kb << 10, (size_t)o->worker_logbuf_kb << 10);
     p->cache = cache_create(&options);
     if (p->cache == NULL)
         die(EX_OSERR, "out of memory for the cache");
@@ -360,6 +367,7 @@ static void set_serving(struct process *p)
         .idle_timeout_s = o->idle_timeout_s,
         .may_shutdown = o->may_shutdown,
         .may_flush = !o->no_flush,
+        .may_watch = !o->no_watch,
         .local = {.may_dump = !o->no_dump, .has_cas = !o->no_cas, .evicts = !o->no_evict, .item_max = o->item_size},
     };
 }

@@ -93,6 +93,7 @@ static const struct option_row rows[] = {
      "no versions of items: gets tells 0, cas takes any, and flush_all takes what is stored in its second as well"},
     {'X', "disable-dumping", NULL, OPTION_FLAG, FIELD(no_dump), 0, 0, 0,
      "refuse stats cachedump and lru_crawler metadump"},
+    {'W', "disable-watch", NULL, OPTION_FLAG, FIELD(no_watch), 0, 0, 0, "refuse watch"},
     {'D', "delimiter", "CHARACTER", OPTION_CHAR, FIELD(delimiter), 0, 0, 0,
      "count by what stands before this character in keys, for stats detail, from the start; otherwise ':', once stats "
      "detail is on"},
@@ -103,7 +104,10 @@ static const struct option_row rows[] = {
      "with commas between: maxconns_fast (a client beyond -c is told so and hung up on, "
      "instead of waiting; on by default without -z), "
      "idle_timeout=SECONDS (hang up on a client that sends nothing for so long; 0, the default, is never), lru_crawler "
-     "(look for expired items in the background; on by default); no_ in front of one switches it off"},
+     "(look for expired items in the background; on by default), watcher_logbuf_size=KIB (lines that may wait for a "
+     "client who watches, before others are skipped; 256), worker_logbuf_size=KIB (when so much waits for it, it gets "
+     "it at "
+     "once, and not within 10 ms; 64); no_ in front of the first three switches it off"},
     {'d', "daemon", NULL, OPTION_FLAG, FIELD(daemon), 0, 0, 0, "run in the background"},
     {'P', "pidfile", "FILE", OPTION_STRING, FIELD(pidfile), 0, 0, 0,
      "write the process id to this file, and remove it at the end"},
@@ -165,15 +169,6 @@ static uint32_t count_cores(void)
 static void set_number(struct options *options, const struct option_row *row, uint32_t v)
 {
     memcpy((char *)options + row->offset, &v, sizeof(v));
-}
-
-static void set_defaults(struct options *options)
-{
-    memset(options, 0, sizeof(*options));
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        if (rows[i].type == OPTION_NUMBER || rows[i].type == OPTION_OCTAL || rows[i].type == OPTION_BYTES)
-            set_number(options, &rows[i], rows[i].def);
-    }
 }
 
 static bool parse_number(struct parse *parse, const struct option_row *row, const char *text)
@@ -319,15 +314,30 @@ static bool parse_addresses(struct parse *parse, const char *text)
 struct suboption {
     const char *name; /* without no_ */
     bool has_value;
-    size_t offset; /* of a bool, or of a uint32_t when has_value */
-    bool inverted; /* the bool is true for no_ */
+    size_t offset;          /* of a bool, or of a uint32_t when has_value */
+    bool inverted;          /* the bool is true for no_ */
+    uint32_t def, min, max; /* has_value; min 0: no_ is that */
 };
 
 static const struct suboption suboptions[] = {
-    {"maxconns_fast", false, FIELD(maxconns_fast), false},
-    {"idle_timeout", true, FIELD(idle_timeout_s), false},
-    {"lru_crawler", false, FIELD(no_crawler), true},
+    {"maxconns_fast", false, FIELD(maxconns_fast), .inverted = false},
+    {"idle_timeout", true, FIELD(idle_timeout_s), .max = INT32_MAX},
+    {"lru_crawler", false, FIELD(no_crawler), .inverted = true},
+    {"watcher_logbuf_size", true, FIELD(watcher_logbuf_kb), .def = 256, .min = 1, .max = 1024 * 1024},
+    {"worker_logbuf_size", true, FIELD(worker_logbuf_kb), .def = 64, .min = 1, .max = 1024 * 1024},
 };
+
+static void set_defaults(struct options *options)
+{
+    memset(options, 0, sizeof(*options));
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        if (rows[i].type == OPTION_NUMBER || rows[i].type == OPTION_OCTAL || rows[i].type == OPTION_BYTES)
+            set_number(options, &rows[i], rows[i].def);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(suboptions); i++)
+        if (suboptions[i].has_value)
+            *(uint32_t *)((char *)options + suboptions[i].offset) = suboptions[i].def;
+}
 
 static const struct suboption *find_suboption(const char *name, size_t n)
 {
@@ -346,7 +356,7 @@ static bool parse_suboption(struct parse *parse, const char *p, size_t n)
     const struct suboption *s = off ? find_suboption(p + 3, name_n - 3) : find_suboption(p, name_n);
     uint64_t v = 0;
 
-    if (s == NULL)
+    if (s == NULL || (off && s->min > 0))
         return fail(parse, "-o %.*s: not a suboption, or one that means nothing here (moxi -h lists them)", (int)n, p);
     if ((equals != NULL) != (s->has_value && !off))
         return fail(parse, "-o %.*s: %s", (int)n, p,
@@ -358,8 +368,8 @@ static bool parse_suboption(struct parse *parse, const char *p, size_t n)
         parse->maxconns_given = parse->maxconns_given || s->offset == FIELD(maxconns_fast);
         return true;
     }
-    if (equals != NULL && (!util_parse_u64(equals + 1, (size_t)(p + n - equals) - 1, &v) || v > INT32_MAX))
-        return fail(parse, "-o %.*s: expected a number up to %d", (int)n, p, INT32_MAX);
+    if (equals != NULL && (!util_parse_u64(equals + 1, (size_t)(p + n - equals) - 1, &v) || v < s->min || v > s->max))
+        return fail(parse, "-o %.*s: expected a number from %u to %u", (int)n, p, s->min, s->max);
     *(uint32_t *)((char *)parse->options + s->offset) = (uint32_t)v;
     return true;
 }
@@ -399,7 +409,7 @@ static bool apply_option(struct parse *parse, const struct option_row *row, cons
     if (is_single(row) && (parse->given & bit) != 0)
         return fail(parse, "-%c: given twice", row->letter);
     parse->given |= bit;
-    if (strchr("mIMCXD", row->letter) != NULL && row->letter != 0)
+    if (strchr("mIMCXDW", row->letter) != NULL && row->letter != 0)
         parse->options->cache_option = row->letter;
     switch (row->type) {
     case OPTION_STRING:
@@ -473,7 +483,6 @@ static const char *why_not(int letter)
         {"fnL", "memory is not divided into slabs here, so there are none to be shaped"},
         {"e", "the cache inside does not outlive the process"},
         {"BSY", "clients speak the text protocol, without authentication"},
-        {"W", "there is no watch command to be disabled"},
         {"N", "clients are spread over the workers in turn"},
     };
 

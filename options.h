@@ -51,6 +51,11 @@ struct options {
     uint32_t idle_timeout_s; /* -o: 0 is none */
     bool no_crawler;         /* -o */
 
+    /* clients who watch */
+    bool no_watch;              /* -W */
+    uint32_t watcher_logbuf_kb; /* -o: what may wait for each of them */
+    uint32_t worker_logbuf_kb;  /* -o: what waits for none of them any longer, but is handed on at once */
+
     /* the cache inside */
     uint32_t memory_mb; /* -m */
     uint32_t item_size; /* -I: bytes of an item, as memcached counts them */

@@ -28,6 +28,7 @@ const struct op_info op_table[OP_COUNT] = {
     [OP_SHUTDOWN] = {"shutdown", 0},
     [OP_CRAWLER] = {"lru_crawler", OPF_LOCAL},
     [OP_MEMLIMIT] = {"cache_memlimit", OPF_LOCAL},
+    [OP_WATCH] = {"watch", OPF_LOCAL},
     [OP_QUIT] = {"quit", 0},
     [OP_REFUSED] = {"error", 0},
 };

@@ -43,6 +43,7 @@ enum opcode {
     OP_SHUTDOWN,
     OP_CRAWLER,  /* lru_crawler … */
     OP_MEMLIMIT, /* cache_memlimit */
+    OP_WATCH,
     OP_QUIT,
     OP_REFUSED, /* not a command, or not one that moxi takes: the reply is an error */
     OP_COUNT,
@@ -203,7 +204,7 @@ struct request {
     uint32_t num_done_keys; /* keys before the present ones: it has asked again for the rest */
     struct rkey key;
     struct chunk *keys_chunk; /* holds keys and their bytes, or arg; NULL: key and inl do */
-    const uint8_t *arg;       /* stats, shutdown, lru_crawler: what follows the command */
+    const uint8_t *arg;       /* stats, shutdown, lru_crawler, watch: what follows the command */
     size_t arg_len;
 
     /* its value, without the text protocol's CR LF */

@@ -58,7 +58,7 @@ static void judge_key(const uint8_t *p, size_t len, const uint8_t *begin, const 
 
 static bool has_argument(enum opcode op)
 {
-    return op == OP_STATS || op == OP_SHUTDOWN || op == OP_CRAWLER;
+    return op == OP_STATS || op == OP_SHUTDOWN || op == OP_CRAWLER || op == OP_WATCH;
 }
 
 /* Whether it is for moxi itself, and so never composed. */

@@ -149,6 +149,12 @@ static void check_memcached(void)
               o.idle_timeout_s == 0 && !o.no_crawler && o.cache_option == 'I',
           "bytes, and suboptions switched the other way");
     options_free(&o);
+    check(!o.no_watch && o.watcher_logbuf_kb == 256 && o.worker_logbuf_kb == 64, "watch, with memcached's buffers");
+    options_free(&o);
+    check(parse(&o, "-W -o watcher_logbuf_size=8,worker_logbuf_size=1") == OPTIONS_SERVE && o.no_watch &&
+              o.watcher_logbuf_kb == 8 && o.worker_logbuf_kb == 1,
+          "and others");
+    options_free(&o);
     check(parse(&o, "-z 1=a") == OPTIONS_SERVE && !o.maxconns_fast && o.cache_option == 0, "-z: a proxy");
     options_free(&o);
 }
@@ -321,7 +327,7 @@ static void check_help(void)
         snprintf(word, sizeof(word), "--%.*s", (int)strspn(p, "abcdefghijklmnopqrstuvwxyz-"), p);
         check(is_known(word), "%s is taken", word);
     }
-    check(letters == 30 && names == 31, "%u letters and %u names", letters, names);
+    check(letters == 31 && names == 32, "%u letters and %u names", letters, names);
     for (const struct setting *row = settings_table; row->name != NULL; row++)
         check(strstr(text, row->help) != NULL, "-h lists %s", row->name);
     free(text);

@@ -528,6 +528,342 @@ class Stats(AloneTest):
         self.assertTrue(0 < int(self.stats(self.client(server))["curr_items"]) < 100)
 
 
+class Watch(AloneTest):
+    HEAD = rb"ts=\d+\.\d{1,6} gid=\d+ "
+
+    def watch(self, moxi, flags=b"", **kw):
+        watcher = self.client(moxi, **kw)
+        watcher.ask(b"watch" + (b" " + flags if flags else b"") + b"\r\n", b"OK\r\n")
+        return watcher
+
+    def expect_line(self, watcher, pattern):
+        line = watcher.read_until(b"\n")
+        self.assertRegex(line, b"^" + self.HEAD + pattern + b"\n$")
+
+    def told(self, watcher, *lines):
+        """The next lines of a watcher, their heads aside, are these."""
+        for line in lines:
+            self.expect_line(watcher, re.escape(line))
+
+    def fd_of(self, client):
+        """The descriptor that moxi has for a client, which is the only one that asks at the moment."""
+        s = self.stats(client, b"conns")
+        return [int(name.split(":")[0]) for name, state in s.items() if state == "conn_parse_cmd"][0]
+
+    def test_lines(self):
+        """As memcached 1.6.18 writes them."""
+        moxi = self.alone(threads=1)
+        client = self.client(moxi)
+        fd = b"%d" % self.fd_of(client)
+        watcher = self.watch(moxi, b"mutations fetchers")
+
+        def get(key, status, size):
+            return b"type=item_get key=%s status=%s clsid=%d cfd=%s size=%d" % (key, status, size > 0, fd, size)
+
+        def store(key, status, command, ttl, size):
+            return b"type=item_store key=%s status=%s cmd=%s ttl=%d clsid=1 cfd=%s size=%d" % (
+                key, status, command, ttl, fd, size)
+
+        client.ask(b"get k\r\nset k 5 100 3\r\nabc\r\nget k no\r\ngats 100 k\r\n",
+                   b"END\r\nSTORED\r\nVALUE k 5 3\r\nabc\r\nEND\r\nVALUE k 5 3 1\r\nabc\r\nEND\r\n")
+        self.told(watcher, get(b"k", b"not_found", 0), get(b"k", b"not_found", 0),
+                  store(b"k", b"stored", b"set", 100, 3), get(b"k", b"found", 3), get(b"no", b"not_found", 0),
+                  get(b"k", b"found", 3))
+        client.ask(b"add k 0 0 1\r\nx\r\nreplace no 0 0 1\r\nx\r\ncas k 0 0 1 99\r\nx\r\ncas no 0 0 1 9\r\nx\r\n",
+                   b"NOT_STORED\r\nNOT_STORED\r\nEXISTS\r\nNOT_FOUND\r\n")
+        self.told(watcher, get(b"k", b"found", 3), store(b"k", b"not_stored", b"add", 0, 1),
+                  get(b"no", b"not_found", 0), store(b"no", b"not_stored", b"replace", 0, 1),
+                  get(b"k", b"found", 3), store(b"k", b"exists", b"cas", 0, 1),
+                  get(b"no", b"not_found", 0), store(b"no", b"not_found", b"cas", 0, 1))
+        # what is appended to has the expiry that it had, and tells the length of the whole
+        client.ask(b"append k 0 0 2\r\nde\r\nprepend no 0 0 2\r\nxx\r\n", b"STORED\r\nNOT_STORED\r\n")
+        self.told(watcher, get(b"k", b"found", 3))
+        self.expect_line(watcher, rb"type=item_store key=k status=stored cmd=append ttl=\d\d\d? clsid=1 cfd=" + fd +
+                         rb" size=5")
+        self.told(watcher, get(b"no", b"not_found", 0), store(b"no", b"not_stored", b"prepend", 0, 2))
+        client.ask(b"touch k 0\r\nincr k 1\r\ndecr no 1\r\ndelete k\r\ndelete k noreply\r\n",
+                   b"TOUCHED\r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\n"
+                   b"NOT_FOUND\r\nDELETED\r\n")
+        self.told(watcher, get(b"k", b"found", 5), get(b"k", b"found", 5), get(b"no", b"not_found", 0),
+                  get(b"k", b"found", 5), get(b"k", b"not_found", 0))
+        # a set that is too large drops what was there
+        client.ask(b"set big 0 0 2000000\r\n%s\r\n" % (b"x" * 2000000), b"SERVER_ERROR object too large for cache\r\n")
+        self.told(watcher,
+                  b"type=item_store key=big status=too_large cmd=set ttl=0 clsid=0 cfd=%s size=0" % fd,
+                  get(b"big", b"not_found", 0))
+        key = bytes(range(33, 256)).replace(b"\x7f", b"")
+        client.ask(b"get %s\r\nget %s\r\n" % (key, b"#" * 250), b"END\r\nEND\r\n")
+        quoted = b"".join(b"%c" % c if chr(c).isascii() and chr(c).isalnum() or c in b"-._~" else b"%%%02X" % c
+                          for c in key)
+        self.told(watcher, get(quoted, b"not_found", 0), get(b"%23" * 250, b"not_found", 0))
+        client.ask(b"set f 0 0 1\r\nx\r\nflush_all\r\nget f\r\n", b"STORED\r\nOK\r\nEND\r\n")
+        self.told(watcher, get(b"f", b"not_found", 0), store(b"f", b"stored", b"set", 0, 1), get(b"f", b"flushed", 0))
+        watcher.expect_nothing()
+
+    def test_expired(self):
+        """Nothing but a get finds what has expired: the crawler is off."""
+        moxi = self.alone("-o", "no_lru_crawler")
+        client, watcher = self.client(moxi), self.watch(moxi)
+        client.ask(b"set k 0 1 1\r\nx\r\n", b"STORED\r\n")
+        self.expect_line(watcher, rb"type=item_get key=k status=not_found .*")
+
+        def looks():
+            client.send(b"get k\r\n")
+            client.lines_to_end()
+            line = watcher.read_until(b"\n")
+            return line if b"status=found" not in line else None
+
+        line = await_true(looks, "expiry", pause=0.05)
+        self.assertRegex(line, self.HEAD + rb"type=item_get key=k status=expired clsid=0 cfd=\d+ size=0\n$")
+
+    def test_flags(self):
+        moxi = self.alone()
+        client = self.client(moxi)
+        client.ask(b"watch foo\r\nwatch fetchers foo\r\nwatch rawcmds\r\nwatch FETCHERS\r\nwatch %s\r\n"
+                   b"watch fetchers noreply\r\nversion\r\n" % (b"x" * 300),
+                   b"ERROR\r\n" * 5 + b"VERSION 1.6.18 moxi 1.0.0\r\n")
+        fetchers, mutations = self.watch(moxi, b" fetchers  fetchers "), self.watch(moxi, b"mutations")
+        client.ask(b"set k 0 0 1\r\nx\r\n", b"STORED\r\n")
+        self.expect_line(fetchers, rb"type=item_get key=k .*")
+        self.expect_line(mutations, rb"type=item_store key=k .*")
+        fetchers.expect_nothing()
+        mutations.expect_nothing()
+
+    def test_further_input(self):
+        """A client who watches can do nothing else; what it asked before is answered first."""
+        moxi = self.alone(threads=1)
+        client, watcher = self.client(moxi), self.client(moxi)
+        watcher.send(b"get none\r\nwatch\r\nget ignored\r\nquit\r\n")
+        watcher.expect(b"END\r\nOK\r\n")
+        watcher.send(b"get ignored\r\nset k 0 0 5\r\n")
+        client.ask(b"get k\r\n", b"END\r\n")
+        self.expect_line(watcher, rb"type=item_get key=k .*")
+        s = self.stats(client, b"conns")
+        self.assertIn("conn_watch", s.values())
+        watcher.expect_nothing()
+
+    def test_removed(self):
+        moxi = self.alone()
+        client = self.client(moxi)
+        watchers = [self.watch(moxi) for _ in range(20)]
+        more = self.client(moxi)
+        more.ask(b"watch\r\nversion\r\n",
+                 b"WATCHER_TOO_MANY log watcher limit reached\r\nVERSION 1.6.18 moxi 1.0.0\r\n")
+        self.assertEqual(self.stats(client)["log_watchers"], "20")
+        client.ask(b"get k\r\n", b"END\r\n")
+        for watcher in watchers:
+            self.expect_line(watcher, rb"type=item_get key=k .*")
+        for i, watcher in enumerate(watchers):
+            if i % 3 == 0:
+                watcher.reset()
+            elif i % 3 == 1:
+                watcher.shutdown().expect_closed()
+            else:
+                watcher.close()
+        await_true(lambda: self.stats(client)["log_watchers"] == "0", "watchers to be gone")
+        s = self.stats(client)
+        self.assertEqual((s["log_worker_written"], s["log_watcher_sent"], s["log_watcher_skipped"]), ("1", "20", "0"))
+        client.ask(b"get k\r\nstats reset\r\n", b"END\r\nRESET\r\n")
+        s = self.stats(client)
+        self.assertEqual((s["log_worker_written"], s["log_watcher_sent"]), ("0", "0"))
+
+    def test_skipped(self):
+        """A watcher who does not read costs its buffers and no more, and is told what it has missed, where it has."""
+        moxi = self.alone("-o", "watcher_logbuf_size=8")
+        client = self.client(moxi)
+        slow, quick = self.watch(moxi, rcvbuf=4096), self.watch(moxi, b"mutations")
+        key = b"k" * 200
+
+        def skips():
+            for _ in range(100):
+                client.send(b"get %s\r\n" % key * 200)
+                client.expect(b"END\r\n" * 200)
+            return int(self.stats(client)["log_watcher_skipped"]) > 0
+
+        await_true(skips, "lines to be skipped")
+        client.ask(b"set k 0 0 1\r\nx\r\n", b"STORED\r\n")
+        self.expect_line(quick, rb"type=item_store key=k .*")
+        skipped = told = gid = 0
+
+        def read_line():
+            nonlocal skipped, told, gid
+            line = slow.read_until(b"\n")
+            if line.startswith(b"skipped="):
+                skipped += int(line[8:])
+                gid += int(line[8:])
+                return
+            told += 1
+            at = int(re.match(rb"ts=\d+\.\d+ gid=(\d+) type=item_get key=[^ ]+ ", line).group(1))
+            # the store is numbered too, and not told to this one
+            self.assertIn(at - gid, (1, 2), "lines are missing that were not skipped")
+            gid = at
+
+        def all_told():
+            while slow.readable(0.2):
+                read_line()
+            s = self.stats(client)
+            return told == int(s["log_watcher_sent"]) - 1 and skipped == int(s["log_watcher_skipped"])
+
+        await_true(all_told, "the rest")
+        self.assertGreater(skipped, 0)
+        client.ask(b"get after\r\n", b"END\r\n")
+        self.expect_line(slow, rb"type=item_get key=after .*")
+
+    def test_many_lines(self):
+        """One who reads is told everything, in order."""
+        moxi = self.alone()
+        client, watcher = self.client(moxi), self.watch(moxi)
+        for part in range(20):
+            client.send(b"".join(b"get k%d\r\n" % i for i in range(1000)))
+            client.expect(b"END\r\n" * 1000)
+            for i in range(1000):
+                line = watcher.read_until(b"\n")
+                self.assertIn(b"gid=%d type=item_get key=k%d " % (part * 1000 + i + 1, i), line)
+
+    def test_evictions(self):
+        moxi = self.alone("-m", "8")
+        client, watcher = self.client(moxi), self.watch(moxi, b"evictions")
+        value = b"v" * 4000
+        lines = []
+        for i in range(40):
+            client.send(b"".join(b"set k,%d 0 %d 4000 noreply\r\n%s\r\n" % (i * 100 + k, k % 2 * 1000, value)
+                                 for k in range(100)))
+            client.ask(b"get k,%d\r\n" % (i * 100), b"VALUE k,%d 0 4000\r\n%s\r\nEND\r\n" % (i * 100, value))
+        while watcher.readable(0.3):
+            lines.append(watcher.read_until(b"\n"))
+        s = self.stats(client)
+        self.assertEqual(len(lines), int(s["evictions"]))
+        self.assertGreater(len(lines), 1000)
+        for line in lines:
+            match = re.match(self.HEAD + rb"type=eviction key=k%2C(\d+) fetch=(yes|no) ttl=(-?\d+) la=\d+ clsid=18 "
+                             rb"size=4000\n$", line)
+            self.assertTrue(match, line)
+            if int(match.group(1)) % 2:
+                self.assertLessEqual(abs(int(match.group(3)) - 990), 10)
+            else:
+                self.assertEqual(match.group(3), b"-1")
+            if match.group(2) == b"yes":
+                self.assertEqual(int(match.group(1)) % 100, 0)
+
+    def test_connections(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = directory + "/sock"
+            moxi = self.alone("-s", path, "-o", "idle_timeout=2", "-U", str(free_port()))
+            watcher = self.watch(moxi, b"connevents")
+
+            def arrives(client, where):
+                line = watcher.read_until(b"\n")
+                match = re.match(self.HEAD + rb"type=conn_new " + where + rb" cfd=(\d+)\n$", line)
+                self.assertTrue(match, line)
+                return match.group(1)
+
+            def leaves(where, fd, reason):
+                line = watcher.read_until(b"\n")
+                self.assertRegex(line, self.HEAD + rb"type=conn_close " + where + rb" reason=" + reason + rb" cfd=" +
+                                 fd + rb"\n$")
+
+            def tcp(client):
+                return b"rip=127\\.0\\.0\\.1 rport=%d transport=tcp" % client.sock.getsockname()[1]
+
+            for reason, end in ((b"normal", lambda c: c.send(b"quit\r\n")), (b"normal", Client.close),
+                                (b"error", Client.reset), (b"error", lambda c: c.send(b"GET / HTTP/1.1\r\n")),
+                                (b"error", lambda c: c.send(b"x" * 9000)),
+                                (b"idle_timeout", lambda c: c.turn())):
+                client = self.client(moxi)
+                where = tcp(client)
+                fd = arrives(client, where)
+                end(client)
+                leaves(where, fd, reason)
+            where = b"rip=unix rport=0 transport=local"
+            client = self.client(path)
+            fd = arrives(client, where)
+            client.close()
+            leaves(where, fd, b"normal")
+            # watching is no idleness
+            watcher.expect_nothing()
+
+    def test_disabled(self):
+        client = self.client(self.alone("-W"))
+        client.ask(b"watch\r\nwatch foo\r\nwatch fetchers noreply\r\nversion\r\n",
+                   b"CLIENT_ERROR watch commands not allowed\r\n" * 2 + b"VERSION 1.6.18 moxi 1.0.0\r\n")
+        self.assertIn("-W is for the cache inside", self.refused("-z", "%d=127.0.0.1:1" % free_port(), "-W"))
+        self.assertIn("watcher_logbuf_size=0", self.refused("-o", "watcher_logbuf_size=0"))
+        self.assertIn("no_worker_logbuf_size", self.refused("-o", "no_worker_logbuf_size"))
+
+    def test_settings(self):
+        client = self.client(self.alone("-o", "watcher_logbuf_size=8,worker_logbuf_size=2"))
+        s = self.stats(client, b"settings")
+        self.assertEqual((s["watcher_logbuf_size"], s["worker_logbuf_size"]), ("8192", "2048"))
+        s = self.stats(self.client(self.alone()), b"settings")
+        self.assertEqual((s["watcher_logbuf_size"], s["worker_logbuf_size"]), ("262144", "65536"))
+
+    def test_proxy(self):
+        """A pool without the cache inside has nothing to be watched; of one that has, what is the cache's is told."""
+        server = self.memcached()
+        self.client(self.moxi([server])).ask(b"watch\r\n", b"ERROR\r\n")
+        moxi = self.moxi([server, "local"])
+        client, watcher = self.client(moxi), self.watch(moxi)
+        client.send(b"get " + b" ".join(b"key%d" % i for i in range(100)) + b"\r\n")
+        client.expect(b"END\r\n")
+        before = int(self.stats(client)["log_worker_written"])
+        self.assertTrue(0 < before < 100, before)
+        for _ in range(before):
+            self.expect_line(watcher, rb"type=item_get key=key\d+ .*")
+
+    def test_term(self):
+        """Who watches, reading or not, does not hold up the end."""
+        moxi = self.alone(threads=2)
+        client = self.client(moxi)
+        watchers = [self.watch(moxi, b"fetchers connevents", rcvbuf=4096) for _ in range(4)]
+        for _ in range(20):
+            client.send(b"get %s\r\n" % (b"k" * 200) * 500)
+            client.expect(b"END\r\n" * 500)
+        begin = time.monotonic()
+        moxi.signal(15)
+        self.assertEqual(moxi.wait(), 0)
+        self.assertLess(time.monotonic() - begin, 2 * SCALE)
+        client.expect_closed()
+        del watchers
+
+    def test_traffic(self):
+        """Clients on all workers, evictions, watchers that come and go, some of which read."""
+        moxi = self.alone("-m", "8", "-o", "watcher_logbuf_size=16,worker_logbuf_size=1", threads=2)
+        stop = threading.Event()
+        failed = []
+
+        def traffic(n):
+            try:
+                client = Client(moxi.port)
+                for i in range(1000000):
+                    if stop.is_set():
+                        break
+                    client.send(b"set k%d-%d 0 0 3000 noreply\r\n%s\r\nget k%d-%d none\r\nincr none 1\r\n" % (
+                        n, i, b"v" * 3000, n, i // 2))
+                    while client.line() != b"NOT_FOUND\r\n":
+                        pass
+                client.close()
+            except Exception as e:  # told by the test's own thread
+                failed.append(e)
+
+        threads = [threading.Thread(target=traffic, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            for i in range(60):
+                watcher = self.watch(moxi, (b"fetchers", b"mutations evictions", b"evictions connevents")[i % 3])
+                for _ in range(i % 4 * 20):
+                    watcher.read_until(b"\n")
+                if i % 2:
+                    watcher.reset()
+                elif i % 10:
+                    watcher.close()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(failed, [])
+
+
 class Udp(AloneTest):
     """memcached's frame: request id, sequence number, number of datagrams, 0; 16 bits each."""
 

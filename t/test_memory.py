@@ -64,6 +64,7 @@ LOCAL = [
     (b"stats sizes\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
     (b"stats conns\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
     (b"lru_crawler metadump all\r\n", rb"(key=[^\n]*\n)*END\r\n"),
+    (b"watch fetchers\r\n", rb"OK\r\n"),
 ]
 
 
