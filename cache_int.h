@@ -26,7 +26,7 @@ enum {
 
     COUNTER_SLOTS = 16, /* threads that count without an atomic addition; the last slot is for all others */
 
-    EVICT_PACE = 32, /* bytes of victims that are looked at for each byte stored, ahead of need */
+    EVICT_PACE = 32, /* bytes of victims that are looked at for each byte stored, at most, ahead of need */
 
     LINE = 64, /* bytes of a cache line */
 };

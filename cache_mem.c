@@ -41,6 +41,7 @@ enum {
     SPARSE_ALL = 1024,
     OVERHEAD_FREE = 64, /* such a part of the limit may be used for tables and reserve without being counted */
     DUE_PART = 8192,    /* due work that is worth beginning with, bytes */
+    PACE_END = 8,       /* a part of the open segment, in which it is done faster */
     SINK = 4,           /* after the limit was lowered, bytes less for each byte that is stored */
 };
 
@@ -461,8 +462,17 @@ static bool is_short(struct cache *cache)
     return !make_fit(cache, cache->mem.num_warm > RESERVE ? 0 : AHEAD * (uint64_t)cache->seg_size);
 }
 
+/*
+ * How much is looked at for each byte stored: as much, so that a victim is gone when the open segment is full, and in the
+ * end of that more, for what survived.
+ */
+static uint64_t pace(const struct seg *open)
+{
+    return open == NULL || open->used > open->size - open->size / PACE_END ? EVICT_PACE : 1;
+}
+
 /* What a store of so many bytes adds to the work that is due; whether there is enough of it. */
-static bool charge_store(struct cache *cache, uint64_t bytes)
+static bool charge_store(struct cache *cache, uint64_t bytes, enum queue queue)
 {
     struct mem *mem = &cache->mem;
 
@@ -472,7 +482,7 @@ static bool charge_store(struct cache *cache, uint64_t bytes)
             sink(cache, SINK * bytes);
         return false;
     }
-    mem->due += EVICT_PACE * bytes;
+    mem->due += pace(mem->open[queue]) * bytes;
     return mem->due >= DUE_PART;
 }
 
@@ -510,7 +520,7 @@ static struct cache_item *try_alloc(struct cache *cache, const void *key, size_t
     pthread_mutex_lock(&cache->mem.lock);
     item = add_item(cache, key, nkey, nvalue, bytes, queue, reserve);
     if (!reserve)
-        *is_due = charge_store(cache, bytes);
+        *is_due = charge_store(cache, bytes, queue);
     pthread_mutex_unlock(&cache->mem.lock);
     return item;
 }

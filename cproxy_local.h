@@ -53,7 +53,7 @@ void local_run(struct local *l, struct request *r);
 /* A store was refused for its size before it came here. */
 void local_refused_size(struct local *l, const struct request *r);
 
-/* For cache_options.evicted: tells those who watch. arg: what *arg points to is the cache. */
+/* For cache_options.evicted: tells those who watch. arg points to the pointer to the cache, which is made later. */
 void local_tell_evicted(void *arg, const struct cache_item *item, bool was_fetched);
 
 #endif
