@@ -294,13 +294,10 @@ struct cache_item *cache_gat(struct cache *cache, const void *key, size_t nkey, 
         set_exptime(item, exptime);
     }
     unlock(&found);
-    if (item != NULL) {
-        COUNT_ITEM(cache, item, get_hits);
+    if (item != NULL)
         COUNT_ITEM(cache, item, touch_hits);
-    } else {
-        COUNT(cache, get_misses);
+    else
         COUNT(cache, touch_misses);
-    }
     return item;
 }
 

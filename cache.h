@@ -142,7 +142,7 @@ void cache_set_evict(struct cache *cache, bool evict);
 /* A reference to the item of the key, to be released; NULL when there is none. Counts as a get. */
 struct cache_item *cache_get(struct cache *cache, const void *key, size_t nkey) MUST_CHECK;
 
-/* The same, with a new exptime. Counts as a get and a touch. */
+/* The same, with a new exptime. Counts as a touch, and not as a get, as in memcached. */
 struct cache_item *cache_gat(struct cache *cache, const void *key, size_t nkey, uint32_t exptime) MUST_CHECK;
 
 /* What is to be found at a key. */

@@ -2,7 +2,8 @@
 /*
  * memcached_stats - the process's part of `stats` and `stats settings`: see memcached_stats.h.
  *
- * memcached's names for what moxi does not have (response objects, slab reassignment) are told too, with the 0 that is true of them: who reads stats often expects them all.
+ * memcached's names for what moxi does not have (response objects, slab reassignment) are told too, with the 0 that is
+ * true of them: who reads stats often expects them all.
  */
 #include "memcached_stats.h"
 
