@@ -321,7 +321,7 @@ static int compare_rows(const void *a, const void *b)
 
 static void tell_conns(struct request *r)
 {
-    struct socket_rows rows = {NULL};
+    struct socket_rows rows = {.v = NULL};
 
     listener_tell(add_listening, &rows);
     udp_tell(add_listening, &rows);
