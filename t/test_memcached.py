@@ -950,16 +950,13 @@ class Udp(AloneTest):
 
     def test_loopback_only(self):
         """Without -l, whatever TCP is on."""
-        port = free_port()
-        moxi = Process(MOXI + ["-p", str(free_port()), "-U", str(port), "-t", "1"])
+        tcp, port = free_port(), free_port()
+        moxi = Process(MOXI + ["-p", str(tcp), "-U", str(port), "-t", "1"])
         self._ends[1].append(lambda: Moxi.stop(moxi))
-
-        def bound():
-            with open("/proc/net/udp") as table:
-                return [line.split()[1] for line in table if line.split()[1].endswith(":%04X" % port)]
-
-        await_true(bound, "UDP")
-        self.assertEqual(bound(), ["0100007F:%04X" % port])
+        self.assertTrue(moxi.wait_ready(tcp), moxi.stderr())
+        with open("/proc/net/udp") as table:
+            bound = [line.split()[1] for line in table if line.split()[1].endswith(":%04X" % port)]
+        self.assertEqual(bound, ["0100007F:%04X" % port])
 
 
 class Concurrent(AloneTest):
