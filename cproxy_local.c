@@ -7,7 +7,8 @@
  *   stores       an item is allocated, filled from the request, and stored
  *   the rest     one call of the cache, one outcome
  *
- * The cache is told the time from here, once a millisecond at the most, when requests come; moxi.c does so once a second.
+ * The cache is told the time from here, once a millisecond at the most, when requests come, and by crawler.c once a
+ * second.
  */
 
 #include <assert.h>
