@@ -19,23 +19,15 @@ enum {
     LIMIT_MIN = 1024 * 1024,
     THIRTY_DAYS = 60 * 60 * 24 * 30,
     LONG_PAST = 1,
-    FREQ_MAX = 3,
     COPY_IN_PLACE = 4096, /* bytes of a value up to which copying it is better than a hole in a segment */
-};
-
-/* A key's shard, locked, and where its living item is. */
-struct found {
-    uint64_t hash;
-    struct shard *shard;
-    struct place place;
 };
 
 /* --- what operations are made of --- */
 
-static void access_item(struct cache *cache, struct cache_item *item)
+void op_access(struct cache *cache, struct cache_item *item)
 {
-    if ((item->bits & ITEM_FREQ) < FREQ_MAX)
-        item->bits++;
+    if ((item->bits & ITEM_FREQ) < ITEM_FREQ)
+        item_set_bits(item, item->bits + 1u);
     __atomic_store_n(&item->time, cache_now(cache), __ATOMIC_RELAXED);
 }
 
@@ -51,8 +43,7 @@ static void bury_found(struct cache *cache, struct found *found, bool for_get)
     found->place.item = NULL;
 }
 
-/* Locks the key's shard, and unlinks an item that is dead. */
-static struct found find(struct cache *cache, const void *key, size_t nkey, bool for_get)
+struct found op_find(struct cache *cache, const void *key, size_t nkey, bool for_get)
 {
     struct found found;
 
@@ -65,7 +56,7 @@ static struct found find(struct cache *cache, const void *key, size_t nkey, bool
     return found;
 }
 
-static void unlock(const struct found *found)
+void op_unlock(const struct found *found)
 {
     pthread_mutex_unlock(&found->shard->lock);
 }
@@ -82,16 +73,15 @@ static void count_linked(struct cache *cache, const struct cache_item *item)
     COUNT(cache, total_items);
 }
 
-/* What an item has as of now; its caller's reference becomes the table's. */
-static void make_current(struct cache *cache, struct cache_item *item)
+void op_make_current(struct cache *cache, struct cache_item *item)
 {
     item->cas = next_cas(cache);
     __atomic_store_n(&item->time, cache_now(cache), __ATOMIC_RELAXED);
 }
 
-static bool insert_item(struct cache *cache, const struct found *found, struct cache_item *item)
+bool op_insert(struct cache *cache, const struct found *found, struct cache_item *item)
 {
-    make_current(cache, item);
+    op_make_current(cache, item);
     if (!table_insert(cache, found->shard, found->hash, item))
         return false;
     count_linked(cache, item);
@@ -102,10 +92,10 @@ static bool insert_item(struct cache *cache, const struct found *found, struct c
 static void replace_item(struct cache *cache, const struct found *found, struct cache_item *item)
 {
     struct cache_item *old = found->place.item;
-    uint8_t freq = old->bits & ITEM_FREQ;
+    unsigned freq = old->bits & ITEM_FREQ;
 
-    item->bits |= freq < FREQ_MAX ? freq + 1 : freq;
-    make_current(cache, item);
+    item_set_bits(item, item->bits | (freq < ITEM_FREQ ? freq + 1 : freq));
+    op_make_current(cache, item);
     table_exchange(found->place, item);
     COUNT_ITEM_N(cache, old, number, UINT64_MAX);
     COUNT_ITEM_N(cache, old, mem_requested, -cache_item_size(old));
@@ -259,22 +249,17 @@ void cache_set_evict(struct cache *cache, bool evict)
 
 /* --- getting --- */
 
-static void set_exptime(struct cache_item *item, uint32_t exptime)
-{
-    __atomic_store_n(&item->exptime, exptime, __ATOMIC_RELAXED);
-}
-
 struct cache_item *cache_get(struct cache *cache, const void *key, size_t nkey)
 {
-    struct found found = find(cache, key, nkey, true);
+    struct found found = op_find(cache, key, nkey, true);
     struct cache_item *item = found.place.item;
 
     if (item != NULL) {
         item_ref(item);
-        access_item(cache, item);
-        item->bits |= ITEM_FETCHED;
+        op_access(cache, item);
+        item_set_bits(item, item->bits | ITEM_FETCHED);
     }
-    unlock(&found);
+    op_unlock(&found);
     if (item != NULL)
         COUNT_ITEM(cache, item, get_hits);
     else
@@ -284,16 +269,16 @@ struct cache_item *cache_get(struct cache *cache, const void *key, size_t nkey)
 
 struct cache_item *cache_gat(struct cache *cache, const void *key, size_t nkey, uint32_t exptime)
 {
-    struct found found = find(cache, key, nkey, true);
+    struct found found = op_find(cache, key, nkey, true);
     struct cache_item *item = found.place.item;
 
     if (item != NULL) {
         item_ref(item);
-        access_item(cache, item);
-        item->bits |= ITEM_FETCHED;
-        set_exptime(item, exptime);
+        op_access(cache, item);
+        item_set_bits(item, item->bits | ITEM_FETCHED);
+        item_set_exptime(item, exptime);
     }
-    unlock(&found);
+    op_unlock(&found);
     if (item != NULL)
         COUNT_ITEM(cache, item, touch_hits);
     else
@@ -323,17 +308,17 @@ struct cache_sight cache_look(struct cache *cache, const void *key, size_t nkey)
 
 bool cache_touch(struct cache *cache, const void *key, size_t nkey, uint32_t exptime)
 {
-    struct found found = find(cache, key, nkey, true);
+    struct found found = op_find(cache, key, nkey, true);
     struct cache_item *item = found.place.item;
 
     if (item != NULL) {
-        access_item(cache, item);
-        set_exptime(item, exptime);
+        op_access(cache, item);
+        item_set_exptime(item, exptime);
         COUNT_ITEM(cache, item, touch_hits);
     } else {
         COUNT(cache, touch_misses);
     }
-    unlock(&found);
+    op_unlock(&found);
     return item != NULL;
 }
 
@@ -360,25 +345,6 @@ void cache_item_release(struct cache_item *item)
 
 /* --- storing --- */
 
-/* As cache_item_alloc, uncounted. */
-static struct cache_item *make_item(struct cache *cache, const void *key, size_t nkey, uint32_t flags, uint32_t exptime,
-                                    size_t nvalue, enum queue queue, const struct cache_item *old)
-{
-    struct cache_item *item = mem_alloc(cache, key, nkey, nvalue, queue, old);
-
-    if (item == NULL)
-        return NULL;
-    item->flags = flags;
-    item->time = 0;
-    set_exptime(item, exptime);
-    return item;
-}
-
-static bool is_too_large(const struct cache *cache, size_t nkey, size_t nvalue, uint32_t flags)
-{
-    return nvalue > cache->item_max || cache_size_of(nkey, nvalue, flags != 0) > cache->item_max;
-}
-
 static void count_no_memory(struct cache *cache, size_t nkey, size_t nvalue, uint32_t flags)
 {
     bool own;
@@ -388,30 +354,76 @@ static void count_no_memory(struct cache *cache, size_t nkey, size_t nvalue, uin
     count_add(&slot->classes[stats_class(cache, nkey, nvalue, flags != 0)].outofmemory, 1, own);
 }
 
-struct cache_item *cache_item_alloc(struct cache *cache, const void *key, size_t nkey, uint32_t flags, uint32_t exptime,
-                                    size_t nvalue, enum cache_result *why)
+struct cache_item *op_make_item(struct cache *cache, const struct need *need, const struct cache_props *props,
+                                const struct cache_item *old)
 {
-    uint64_t hash;
+    struct cache_item *item = mem_alloc(cache, need, old);
+
+    if (item == NULL) {
+        count_no_memory(cache, need->nkey, need->nvalue, props->flags);
+        return NULL;
+    }
+    item->flags = props->flags;
+    item->time = 0;
+    item_set_exptime(item, props->exptime);
+    if (props->binary_key)
+        item->bits |= ITEM_BINARY_KEY;
+    if (need->own)
+        item_set_own(item, props->unique);
+    return item;
+}
+
+struct cache_item *op_make_successor(struct cache *cache, const struct cache_item *old, size_t nvalue,
+                                     const uint64_t *unique)
+{
+    const struct need need = {
+        .key = old->bytes, .nkey = old->nkey, .nvalue = nvalue, .own = unique != NULL, .queue = QUEUE_SMALL};
+    const struct cache_props props = {.flags = old->flags, .unique = unique != NULL ? *unique : 0};
+
+    return op_make_item(cache, &need, &props, old);
+}
+
+static bool is_too_large(const struct cache *cache, size_t nkey, size_t nvalue, uint32_t flags)
+{
+    return nvalue > cache->item_max || cache_size_of(nkey, nvalue, flags != 0) > cache->item_max;
+}
+
+struct cache_item *cache_item_alloc_with(struct cache *cache, const void *key, size_t nkey,
+                                         const struct cache_props *props, size_t nvalue, enum cache_result *why)
+{
+    struct need need = {.key = key, .nkey = nkey, .nvalue = nvalue, .own = props->own};
     struct cache_item *item;
 
-    if (is_too_large(cache, nkey, nvalue, flags)) {
+    if (is_too_large(cache, nkey, nvalue, props->flags)) {
         COUNT(cache, store_too_large);
         *why = CACHE_TOO_LARGE;
         return NULL;
     }
-    hash = table_hash(cache, key, nkey);
-    item = make_item(cache, key, nkey, flags, exptime, nvalue, ghost_has(cache, hash) ? QUEUE_MAIN : QUEUE_SMALL, NULL);
-    if (item == NULL) {
-        count_no_memory(cache, nkey, nvalue, flags);
+    need.queue = ghost_has(cache, table_hash(cache, key, nkey)) ? QUEUE_MAIN : QUEUE_SMALL;
+    item = op_make_item(cache, &need, props, NULL);
+    if (item == NULL)
         *why = CACHE_NO_MEMORY;
-    }
     return item;
 }
 
-/* What the mode says of storing when the key has, or has not, an item. CACHE_STORED: do it. */
-static enum cache_result judge(const struct cache_item *old, enum cache_mode mode, const uint64_t *unique)
+struct cache_item *cache_item_alloc(struct cache *cache, const void *key, size_t nkey, uint32_t flags, uint32_t exptime,
+                                    size_t nvalue, enum cache_result *why)
 {
-    bool differs = old != NULL && unique != NULL && *unique != 0 && *unique != old->cas;
+    const struct cache_props props = {.flags = flags, .exptime = exptime};
+
+    return cache_item_alloc_with(cache, key, nkey, &props, nvalue, why);
+}
+
+/* Whether a store with an older unique takes effect, of a value that is then stale. */
+static bool is_stale(const struct cache_item *old, const struct cache_terms *terms)
+{
+    return old != NULL && terms->allows_stale && terms->unique != 0 && terms->unique < cache_item_unique(old);
+}
+
+/* What the mode says of storing when the key has, or has not, an item. CACHE_STORED: do it. */
+static enum cache_result judge(const struct cache_item *old, enum cache_mode mode, const struct cache_terms *terms)
+{
+    bool differs = old != NULL && terms->unique != 0 && terms->unique != cache_item_unique(old);
 
     switch (mode) {
     case CACHE_SET:
@@ -426,7 +438,7 @@ static enum cache_result judge(const struct cache_item *old, enum cache_mode mod
     case CACHE_CAS:
         if (old == NULL)
             return CACHE_NOT_FOUND;
-        return unique == NULL || *unique == 0 || differs ? CACHE_EXISTS : CACHE_STORED;
+        return terms->unique == 0 || (differs && !is_stale(old, terms)) ? CACHE_EXISTS : CACHE_STORED;
     }
     return CACHE_NOT_STORED;
 }
@@ -447,7 +459,8 @@ static void count_judged(struct cache *cache, const struct cache_item *old, enum
 /* A value of the same length goes where the old one is, if nobody looks at that: it leaves no hole. */
 static bool fits_in_place(const struct cache_item *old, const struct cache_item *item)
 {
-    return old->nvalue == item->nvalue && item->nvalue <= COPY_IN_PLACE && item_refs(old) == 1;
+    return old->nvalue == item->nvalue && item->nvalue <= COPY_IN_PLACE && item_refs(old) == 1 &&
+           !cache_item_is_own(old) && !cache_item_is_own(item);
 }
 
 static void store_in_place(struct cache *cache, struct cache_item *old, struct cache_item *item)
@@ -461,28 +474,37 @@ static void store_in_place(struct cache *cache, struct cache_item *old, struct c
         COUNT_ITEM_N(cache, item, mem_requested, cache_item_size(item));
     }
     old->flags = item->flags;
-    old->bits &= (uint8_t)~ITEM_FETCHED;
-    set_exptime(old, cache_item_exptime(item));
-    access_item(cache, old);
-    make_current(cache, old);
+    item_set_bits(old, (old->bits & ~(ITEM_FETCHED | ITEM_LASTING)) | (item->bits & ITEM_LASTING));
+    item_set_exptime(old, cache_item_exptime(item));
+    op_access(cache, old);
+    op_make_current(cache, old);
     COUNT(cache, total_items);
+}
+
+/* What a value that is stale already when it is stored has of the one before. */
+static void inherit_stale(struct cache_item *item, const struct cache_item *old)
+{
+    item_set_exptime(item, cache_item_exptime(old));
+    item->bits |= ITEM_STALE | (old->bits & ITEM_SENT);
 }
 
 /* set, add, replace, cas. */
 static enum cache_result store_whole(struct cache *cache, struct cache_item *item, enum cache_mode mode,
-                                     uint64_t *unique)
+                                     struct cache_terms *terms)
 {
-    struct found found = find(cache, item->bytes, item->nkey, false);
+    struct found found = op_find(cache, item->bytes, item->nkey, false);
     struct cache_item *old = found.place.item, *stored = item;
-    enum cache_result result = judge(old, mode, unique);
+    enum cache_result result = judge(old, mode, terms);
 
     count_judged(cache, old, mode, result);
+    if (result == CACHE_STORED && is_stale(old, terms))
+        inherit_stale(item, old);
     if (result != CACHE_STORED) {
         if (old != NULL && mode == CACHE_ADD)
-            access_item(cache, old);
+            op_access(cache, old);
         stored = NULL;
     } else if (old == NULL) {
-        if (!insert_item(cache, &found, item)) {
+        if (!op_insert(cache, &found, item)) {
             result = CACHE_NO_MEMORY;
             stored = NULL;
         }
@@ -492,12 +514,21 @@ static enum cache_result store_whole(struct cache *cache, struct cache_item *ite
     } else {
         replace_item(cache, &found, item);
     }
-    if (stored != NULL && unique != NULL)
-        *unique = stored->cas;
-    unlock(&found);
+    if (stored != NULL) {
+        terms->unique = cache_item_unique(stored);
+        terms->nvalue = stored->nvalue;
+    }
+    op_unlock(&found);
     if (stored != item)
         mem_undo(item);
     return result;
+}
+
+/* The unique that a client gave an item, or NULL. */
+static const uint64_t *own_of(const struct cache_item *item, uint64_t *unique)
+{
+    *unique = cache_item_unique(item);
+    return cache_item_is_own(item) ? unique : NULL;
 }
 
 /* Old and new value in one new item, which nobody knows yet; the old one is held. */
@@ -507,6 +538,7 @@ static struct cache_item *join(struct cache *cache, struct cache_item *old, cons
     size_t nvalue = (size_t)old->nvalue + item->nvalue;
     const uint8_t *added = item->bytes + item->nkey;
     struct cache_item *joined;
+    uint64_t unique;
     uint8_t *value;
 
     if (is_too_large(cache, old->nkey, nvalue, old->flags)) {
@@ -514,12 +546,12 @@ static struct cache_item *join(struct cache *cache, struct cache_item *old, cons
         *result = CACHE_NOT_STORED;
         return NULL;
     }
-    joined = make_item(cache, old->bytes, old->nkey, old->flags, 0, nvalue, QUEUE_SMALL, old);
+    joined = op_make_successor(cache, old, nvalue, own_of(item, &unique));
     if (joined == NULL) {
-        count_no_memory(cache, old->nkey, nvalue, old->flags);
         *result = CACHE_NO_MEMORY;
         return NULL;
     }
+    joined->bits |= item->bits & ITEM_BINARY_KEY;
     value = cache_item_value(joined);
     if (mode == CACHE_APPEND) {
         memcpy(value, cache_item_value(old), old->nvalue);
@@ -531,226 +563,128 @@ static struct cache_item *join(struct cache *cache, struct cache_item *old, cons
     return joined;
 }
 
-/* Makes a new item the key's if the old one, which is held and then released, still is that. */
-static bool exchange_held(struct cache *cache, struct cache_item *old, struct cache_item *item, uint64_t *unique)
+bool op_exchange_held(struct cache *cache, struct cache_item *old, struct cache_item *item, const uint32_t *exptime)
 {
-    struct found found = find(cache, item->bytes, item->nkey, false);
+    struct found found = op_find(cache, item->bytes, item->nkey, false);
     bool is_same = found.place.item == old;
 
     if (is_same) {
-        set_exptime(item, cache_item_exptime(old));
+        item_set_exptime(item, exptime != NULL ? *exptime : cache_item_exptime(old));
+        item_ref(item);
         replace_item(cache, &found, item);
-        if (unique != NULL)
-            *unique = item->cas;
     }
-    unlock(&found);
+    op_unlock(&found);
     if (!is_same)
         mem_undo(item);
     cache_item_release(old);
     return is_same;
 }
 
-/* append, prepend. */
+/* append, prepend; the item stays the caller's. CACHE_NOT_FOUND: the key is not there, and may be made. */
 static enum cache_result store_joined(struct cache *cache, struct cache_item *item, enum cache_mode mode,
-                                      uint64_t *unique)
+                                      struct cache_terms *terms)
 {
     struct cache_item *old, *joined;
     enum cache_result result;
 
     for (;;) {
-        struct found found = find(cache, item->bytes, item->nkey, false);
+        struct found found = op_find(cache, item->bytes, item->nkey, false);
 
         old = found.place.item;
-        result = judge(old, mode, unique);
+        result = judge(old, mode, terms);
         if (result == CACHE_STORED)
             item_ref(old);
-        unlock(&found);
-        if (result != CACHE_STORED)
+        op_unlock(&found);
+        if (result != CACHE_STORED) {
+            if (old == NULL && terms->vivifies)
+                result = CACHE_NOT_FOUND;
             break;
+        }
         joined = join(cache, old, item, mode, &result);
         if (joined == NULL) {
             cache_item_release(old);
             break;
         }
-        if (exchange_held(cache, old, joined, unique))
+        if (op_exchange_held(cache, old, joined, NULL)) {
+            terms->unique = cache_item_unique(joined);
+            terms->nvalue = joined->nvalue;
+            cache_item_release(joined);
             break;
+        }
     }
+    return result;
+}
+
+/* Makes an item that was to be joined to another the key's own, if the key still has none: else CACHE_NOT_STORED. */
+static enum cache_result store_alone(struct cache *cache, struct cache_item *item, struct cache_terms *terms)
+{
+    struct found found = op_find(cache, item->bytes, item->nkey, false);
+    enum cache_result result = CACHE_NOT_STORED;
+
+    if (found.place.item == NULL)
+        result = op_insert(cache, &found, item) ? CACHE_STORED : CACHE_NO_MEMORY;
+    if (result == CACHE_STORED) {
+        terms->unique = cache_item_unique(item);
+        terms->nvalue = item->nvalue;
+    }
+    op_unlock(&found);
+    return result;
+}
+
+enum cache_result cache_store_with(struct cache *cache, struct cache_item *item, enum cache_mode mode,
+                                   struct cache_terms *terms)
+{
+    enum cache_result result;
+
+    COUNT_ITEM(cache, item, cmd_set);
+    if (mode != CACHE_APPEND && mode != CACHE_PREPEND)
+        return store_whole(cache, item, mode, terms);
+    do {
+        result = store_joined(cache, item, mode, terms);
+        if (result != CACHE_NOT_FOUND)
+            break;
+        result = store_alone(cache, item, terms);
+        if (result == CACHE_STORED)
+            return result;
+    } while (result == CACHE_NOT_STORED);
     mem_undo(item);
     return result;
 }
 
 enum cache_result cache_store(struct cache *cache, struct cache_item *item, enum cache_mode mode, uint64_t *unique)
 {
-    COUNT_ITEM(cache, item, cmd_set);
-    if (mode == CACHE_APPEND || mode == CACHE_PREPEND)
-        return store_joined(cache, item, mode, unique);
-    return store_whole(cache, item, mode, unique);
+    struct cache_terms terms = {.unique = unique != NULL ? *unique : 0};
+    enum cache_result result = cache_store_with(cache, item, mode, &terms);
+
+    if (result == CACHE_STORED && unique != NULL)
+        *unique = terms.unique;
+    return result;
 }
 
 /* --- deleting --- */
 
-static enum cache_result remove_key(struct cache *cache, const void *key, size_t nkey, uint64_t unique, bool counted)
+static bool remove_key(struct cache *cache, const void *key, size_t nkey, bool counted)
 {
-    struct found found = find(cache, key, nkey, true);
+    struct found found = op_find(cache, key, nkey, true);
     struct cache_item *item = found.place.item;
-    enum cache_result result = CACHE_STORED;
 
-    if (item == NULL) {
-        result = CACHE_NOT_FOUND;
-        if (counted)
-            COUNT(cache, delete_misses);
-    } else if (unique != 0 && unique != item->cas) {
-        result = CACHE_EXISTS;
-    } else {
+    if (item != NULL) {
         if (counted)
             COUNT_ITEM(cache, item, delete_hits);
         item_unlink(cache, found.shard, found.hash, found.place);
+    } else if (counted) {
+        COUNT(cache, delete_misses);
     }
-    unlock(&found);
-    return result;
+    op_unlock(&found);
+    return item != NULL;
 }
 
 bool cache_delete(struct cache *cache, const void *key, size_t nkey)
 {
-    return remove_key(cache, key, nkey, 0, true) == CACHE_STORED;
+    return remove_key(cache, key, nkey, true);
 }
 
 bool cache_drop(struct cache *cache, const void *key, size_t nkey)
 {
-    return remove_key(cache, key, nkey, 0, false) == CACHE_STORED;
-}
-
-enum cache_result cache_delete_cas(struct cache *cache, const void *key, size_t nkey, uint64_t unique)
-{
-    return remove_key(cache, key, nkey, unique, true);
-}
-
-/* --- incr and decr --- */
-
-static bool is_white(uint8_t c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-/* As memcached reads it, with strtoull: white space may stand in front, and what stands behind it does not count. */
-static bool number_of(struct cache_item *item, uint64_t *number)
-{
-    const uint8_t *p = cache_item_value(item), *end = p + item->nvalue, *digits;
-
-    while (p < end && is_white(*p))
-        p++;
-    if (p < end && *p == '+')
-        p++;
-    for (digits = p; p < end && *p >= '0' && *p <= '9'; p++)
-        ;
-    return (p == end || is_white(*p) || *p == '\0') &&
-           util_parse_u64((const char *)digits, (size_t)(p - digits), number);
-}
-
-static void write_number(uint8_t *value, size_t nvalue, const char *digits, size_t ndigits)
-{
-    memcpy(value, digits, ndigits);
-    memset(value + ndigits, ' ', nvalue - ndigits);
-}
-
-static void count_arith(struct cache *cache, const struct cache_item *item, bool incr)
-{
-    if (item == NULL) {
-        if (incr)
-            COUNT(cache, incr_misses);
-        else
-            COUNT(cache, decr_misses);
-    } else if (incr) {
-        COUNT_ITEM(cache, item, incr_hits);
-    } else {
-        COUNT_ITEM(cache, item, decr_hits);
-    }
-}
-
-/* What has to become of an item, and with which digits. */
-struct sum {
-    uint64_t value;
-    char digits[U64_DIGITS];
-    size_t ndigits;
-    size_t nvalue; /* of the result */
-};
-
-static enum cache_result add_up(struct cache_item *item, bool incr, uint64_t delta, const uint64_t *unique,
-                                struct sum *sum)
-{
-    uint64_t number;
-
-    if (item == NULL)
-        return CACHE_NOT_FOUND;
-    if (unique != NULL && *unique != 0 && *unique != item->cas)
-        return CACHE_EXISTS;
-    if (!number_of(item, &number))
-        return CACHE_NON_NUMERIC;
-    sum->value = incr ? number + delta : number > delta ? number - delta : 0;
-    sum->ndigits = util_format_u64(sum->digits, sum->value);
-    sum->nvalue = sum->ndigits > item->nvalue ? sum->ndigits : item->nvalue;
-    return CACHE_STORED;
-}
-
-/* Under the lock: in place if that may be, else the item is held, and *held it. */
-static enum cache_result arith_in_place(struct cache *cache, struct cache_item *item, const struct sum *sum,
-                                        uint64_t *unique, struct cache_item **held)
-{
-    if (item_refs(item) != 1 || sum->nvalue != item->nvalue) {
-        item_ref(item);
-        *held = item;
-        return CACHE_STORED;
-    }
-    write_number(cache_item_value(item), item->nvalue, sum->digits, sum->ndigits);
-    access_item(cache, item);
-    make_current(cache, item);
-    if (unique != NULL)
-        *unique = item->cas;
-    return CACHE_STORED;
-}
-
-/* The result in a new item. False when the key has another one by now. */
-static bool arith_anew(struct cache *cache, struct cache_item *held, const struct sum *sum, uint64_t *unique,
-                       enum cache_result *result)
-{
-    struct cache_item *item = make_item(cache, held->bytes, held->nkey, held->flags, 0, sum->nvalue, QUEUE_SMALL, held);
-
-    if (item == NULL) {
-        count_no_memory(cache, held->nkey, sum->nvalue, held->flags);
-        cache_item_release(held);
-        *result = CACHE_NO_MEMORY;
-        return true;
-    }
-    write_number(cache_item_value(item), sum->nvalue, sum->digits, sum->ndigits);
-    return exchange_held(cache, held, item, unique);
-}
-
-enum cache_result cache_arith(struct cache *cache, const void *key, size_t nkey, bool incr, uint64_t delta,
-                              uint64_t *value, uint64_t *unique)
-{
-    struct cache_item *held;
-    enum cache_result result;
-    struct sum sum = {.value = 0};
-
-    do {
-        struct found found = find(cache, key, nkey, true);
-        struct cache_item *item = found.place.item;
-
-        held = NULL;
-        result = add_up(item, incr, delta, unique, &sum);
-        if (result == CACHE_STORED)
-            result = arith_in_place(cache, item, &sum, unique, &held);
-        /* A second try is the same command. */
-        if (held == NULL && (result == CACHE_STORED || result == CACHE_NOT_FOUND))
-            count_arith(cache, item, incr);
-        unlock(&found);
-    } while (held != NULL && !arith_anew(cache, held, &sum, unique, &result));
-    if (held != NULL && result == CACHE_STORED) {
-        struct cache_item sized = {.nkey = (uint8_t)nkey, .nvalue = (uint32_t)sum.nvalue};
-
-        count_arith(cache, &sized, incr);
-    }
-    if (result == CACHE_STORED)
-        *value = sum.value;
-    return result;
+    return remove_key(cache, key, nkey, false);
 }

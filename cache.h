@@ -21,6 +21,8 @@
 #ifndef CACHE_H
 #define CACHE_H
 
+#include <string.h>
+
 #include "util.h"
 
 enum {
@@ -34,7 +36,7 @@ struct cache;
 
 /* Only value bytes, and only until the item is stored, are written by others than the cache. */
 struct cache_item {
-    uint64_t cas;     /* unique; 0 until stored */
+    uint64_t cas;     /* in the order of stores; 0 until stored. Its unique: cache_item_unique */
     uint32_t exptime; /* changes under a holder when the key is touched: cache_item_exptime */
     uint32_t time;    /* of the last access, as above: cache_item_time */
     uint32_t flags;   /* the client's */
@@ -42,9 +44,12 @@ struct cache_item {
     uint32_t refs;    /* atomic: holders, and the table */
     uint16_t at;      /* 8-byte units from the start of its segment */
     uint8_t nkey;     /* bytes of the key */
-    uint8_t bits;     /* the cache's; under the lock of the key */
-    uint8_t bytes[];  /* key, value, CR LF */
+    uint8_t bits;     /* the cache's; under the lock of the key, but for CACHE_ITEM_OWN, which stays as it is */
+    uint8_t bytes[];  /* key, value, CR LF; with CACHE_ITEM_OWN, the unique */
 };
+
+/* In bits: its unique was given by a client. */
+enum { CACHE_ITEM_OWN = 4 };
 
 _Static_assert(sizeof(struct cache_item) == 32, "an item of ten and a hundred bytes takes 144");
 
@@ -69,15 +74,30 @@ static inline uint32_t cache_item_time(const struct cache_item *item)
     return __atomic_load_n(&item->time, __ATOMIC_RELAXED);
 }
 
-/* Bytes of memory that one takes. */
-static inline size_t cache_bytes_of(size_t nkey, size_t nvalue)
+static inline bool cache_item_is_own(const struct cache_item *item)
 {
-    return (sizeof(struct cache_item) + nkey + nvalue + 2 + 7) & ~(size_t)7;
+    return (__atomic_load_n(&item->bits, __ATOMIC_RELAXED) & CACHE_ITEM_OWN) != 0;
+}
+
+/* What clients know its version by. */
+static inline uint64_t cache_item_unique(const struct cache_item *item)
+{
+    uint64_t unique = item->cas;
+
+    if (UNLIKELY(cache_item_is_own(item)))
+        memcpy(&unique, item->bytes + item->nkey + item->nvalue + 2, sizeof(unique));
+    return unique;
+}
+
+/* Bytes of memory that one takes; own: one that has CACHE_ITEM_OWN. */
+static inline size_t cache_bytes_of(size_t nkey, size_t nvalue, bool own)
+{
+    return (sizeof(struct cache_item) + nkey + nvalue + 2 + (own ? sizeof(uint64_t) : 0) + 7) & ~(size_t)7;
 }
 
 static inline size_t cache_item_bytes(const struct cache_item *item)
 {
-    return cache_bytes_of(item->nkey, item->nvalue);
+    return cache_bytes_of(item->nkey, item->nvalue, cache_item_is_own(item));
 }
 
 /* Bytes that such an item would take in memcached: what item_max, size classes and stats go by. */
@@ -145,6 +165,38 @@ struct cache_item *cache_get(struct cache *cache, const void *key, size_t nkey) 
 /* The same, with a new exptime. Counts as a touch, and not as a get, as in memcached. */
 struct cache_item *cache_gat(struct cache *cache, const void *key, size_t nkey, uint32_t exptime) MUST_CHECK;
 
+/* What a meta get asks besides. */
+struct cache_ask {
+    bool is_silent;     /* it is neither an access nor a fetch */
+    bool touches;       /* a new exptime */
+    bool touches_first; /* before it is looked at for recache */
+    uint32_t exptime;
+    bool recaches; /* what is gone before this second, and not for good, is to be renewed */
+    uint32_t recache;
+    bool vivifies; /* a key that is not there gets an empty value until then, with this unique maybe */
+    uint32_t vivify_exptime;
+    bool binary_key;
+    bool own;
+    uint64_t own_unique;
+};
+
+/* An item as it was before a meta get of it. */
+struct cache_state {
+    uint64_t unique;
+    uint32_t old_exptime; /* before it was touched, */
+    uint32_t exptime;     /* and after it */
+    uint32_t time;        /* of the last access */
+    bool is_fetched;
+    bool is_stale;
+    bool is_sent; /* somebody was told to renew it */
+    bool won;     /* whoever has got it now is told so */
+    bool binary_key;
+};
+
+/* As cache_get, or as cache_gat when it touches and the key is there. */
+struct cache_item *cache_meta_get(struct cache *cache, const void *key, size_t nkey, const struct cache_ask *ask,
+                                  struct cache_state *state) MUST_CHECK;
+
 /* What is to be found at a key. */
 struct cache_sight {
     enum { CACHE_SIGHT_NONE, CACHE_SIGHT_ALIVE, CACHE_SIGHT_EXPIRED, CACHE_SIGHT_FLUSHED } state;
@@ -168,6 +220,20 @@ void cache_item_release(struct cache_item *item);
 struct cache_item *cache_item_alloc(struct cache *cache, const void *key, size_t nkey, uint32_t flags, uint32_t exptime,
                                     size_t nvalue, enum cache_result *why) MUST_CHECK;
 
+/* What an item has from the beginning, besides key and value. */
+struct cache_props {
+    uint32_t flags;
+    uint32_t exptime;
+    bool binary_key; /* told by cache_meta_get */
+    bool own;        /* it has a unique of its own, */
+    uint64_t unique; /* this */
+};
+
+/* The same, with more to say. */
+struct cache_item *cache_item_alloc_with(struct cache *cache, const void *key, size_t nkey,
+                                         const struct cache_props *props, size_t nvalue,
+                                         enum cache_result *why) MUST_CHECK;
+
 /*
  * Stores an item that cache_item_alloc gave. The caller's reference is gone, whatever the result, and the item must not
  * be looked at any more. unique may be NULL. For CACHE_CAS, and for append and prepend if *unique is not 0, it must be
@@ -178,12 +244,38 @@ struct cache_item *cache_item_alloc(struct cache *cache, const void *key, size_t
 enum cache_result cache_store(struct cache *cache, struct cache_item *item, enum cache_mode mode,
                               uint64_t *unique) MUST_CHECK;
 
+/* What a store depends on, and what has become of it. */
+struct cache_terms {
+    uint64_t unique; /* as *unique above */
+    bool
+        allows_stale; /* CACHE_CAS: an older unique will do, but the value is stale then, and lives as long as that before */
+    bool vivifies;   /* append, prepend: to nothing, if the key is not there */
+    uint32_t nvalue; /* after CACHE_STORED: of the whole value */
+};
+
+enum cache_result cache_store_with(struct cache *cache, struct cache_item *item, enum cache_mode mode,
+                                   struct cache_terms *terms) MUST_CHECK;
+
 /* Removes the key. False when it was not there. The second does not count as a delete, and is for failed stores. */
 bool cache_delete(struct cache *cache, const void *key, size_t nkey);
 bool cache_drop(struct cache *cache, const void *key, size_t nkey);
 
-/* The same, if *unique is 0 or the key's: else CACHE_EXISTS. */
-enum cache_result cache_delete_cas(struct cache *cache, const void *key, size_t nkey, uint64_t unique);
+/* How a meta delete removes. */
+struct cache_removal {
+    bool compares; /* only if it has this unique: else CACHE_EXISTS */
+    uint64_t unique;
+    bool invalidates;   /* not at all: it is stale from now on, and has a new unique */
+    bool removes_value; /* its value alone, and its flags become these */
+    uint32_t flags;
+    bool touches; /* what is left lives until then; without it, what has no value any more lives for good */
+    uint32_t exptime;
+    bool own; /* and has this unique */
+    uint64_t own_unique;
+};
+
+/* CACHE_STORED, CACHE_NOT_FOUND, CACHE_EXISTS, CACHE_NO_MEMORY. */
+enum cache_result cache_meta_delete(struct cache *cache, const void *key, size_t nkey,
+                                    const struct cache_removal *removal) MUST_CHECK;
 
 /* A new exptime. False when the key was not there. */
 bool cache_touch(struct cache *cache, const void *key, size_t nkey, uint32_t exptime);
@@ -196,6 +288,26 @@ bool cache_touch(struct cache *cache, const void *key, size_t nkey, uint32_t exp
  */
 enum cache_result cache_arith(struct cache *cache, const void *key, size_t nkey, bool incr, uint64_t delta,
                               uint64_t *value, uint64_t *unique) MUST_CHECK;
+
+/* The same, with more to say. What is given stays as it was but after CACHE_STORED. */
+struct cache_arith {
+    bool incr;
+    uint64_t delta;
+    uint64_t unique; /* 0: any; then its new one */
+    bool own;        /* which is to be this */
+    uint64_t own_unique;
+    bool vivifies; /* a key that is not there begins with `initial`; no CACHE_NOT_FOUND */
+    uint64_t initial;
+    uint32_t vivify_exptime;
+    bool binary_key;
+    bool touches; /* a new exptime */
+    uint32_t exptime;
+    /* out; and exptime, as it is now */
+    uint64_t value;
+    uint32_t old_exptime;
+};
+
+enum cache_result cache_arith_with(struct cache *cache, const void *key, size_t nkey, struct cache_arith *a) MUST_CHECK;
 
 /*
  * flush_all: what was stored before is gone; with flush_second, also what is stored before the clock goes on. `when` is

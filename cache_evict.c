@@ -186,10 +186,14 @@ static bool survives(const struct cache *cache, const struct cache_item *item, u
 static bool move(struct cache *cache, struct place place, uint8_t bits)
 {
     struct cache_item *old = place.item, *item;
-    enum queue queue = bits & ITEM_IN_MAIN ? QUEUE_MAIN : QUEUE_SMALL;
+    const struct need need = {.key = old->bytes,
+                              .nkey = old->nkey,
+                              .nvalue = old->nvalue,
+                              .own = cache_item_is_own(old),
+                              .queue = bits & ITEM_IN_MAIN ? QUEUE_MAIN : QUEUE_SMALL};
     uint16_t at;
 
-    item = mem_alloc_reserve(cache, old->bytes, old->nkey, old->nvalue, queue);
+    item = mem_alloc_reserve(cache, &need);
     if (item == NULL)
         return false;
     at = item->at;
@@ -231,8 +235,8 @@ static enum fate decide(struct cache *cache, struct shard *shard, uint64_t hash,
     if (is_held)
         return FATE_HELD;
     if (survives(cache, item, &bits)) {
-        if (item->bits & ITEM_LARGE) {
-            item->bits = bits;
+        if (seg_of(item)->large) {
+            item_set_bits(item, bits);
             spend(&cache->evict, KEPT_LOOK);
             return FATE_KEPT;
         }

@@ -3,6 +3,8 @@
  * cache_int - what the files of the cache share, and nobody else includes.
  *
  *   cache.c        the operations
+ *   cache_arith.c  those on numbers
+ *   cache_meta.c   those of the meta commands alone
  *   cache_table.c  from a key to its item: hash, shards, growth, walks
  *   cache_mem.c    memory: segments that are filled from one end, large blocks, the limit
  *   cache_evict.c  what goes when memory is short, and moving what stays
@@ -31,12 +33,15 @@ enum {
     LINE = 64, /* bytes of a cache line */
 };
 
-/* item->bits */
+/* item->bits, besides CACHE_ITEM_OWN. Written under the lock of the key; item_set_bits, as who holds an item may read. */
 enum {
-    ITEM_FREQ = 3,     /* mask: accesses since the item was last looked at for eviction, up to 3 */
-    ITEM_LARGE = 4,    /* alone in its block */
-    ITEM_FETCHED = 8,  /* since it was stored */
-    ITEM_IN_MAIN = 16, /* which queue its segment is of */
+    ITEM_FREQ = 3,         /* mask: accesses since the item was last looked at for eviction, up to 3 */
+    ITEM_FETCHED = 8,      /* since it was stored */
+    ITEM_IN_MAIN = 16,     /* which queue its segment is of */
+    ITEM_STALE = 32,       /* a meta delete has said so */
+    ITEM_SENT = 64,        /* a meta get was told to renew it */
+    ITEM_BINARY_KEY = 128, /* a meta command gave its key in base64 */
+    ITEM_LASTING = ITEM_STALE | ITEM_SENT | ITEM_BINARY_KEY,
 };
 
 /* --- the table --- */
@@ -230,6 +235,22 @@ static inline void item_ref(struct cache_item *item)
     __atomic_fetch_add(&item->refs, 1, __ATOMIC_RELAXED);
 }
 
+static inline void item_set_exptime(struct cache_item *item, uint32_t exptime)
+{
+    __atomic_store_n(&item->exptime, exptime, __ATOMIC_RELAXED);
+}
+
+static inline void item_set_bits(struct cache_item *item, unsigned bits)
+{
+    __atomic_store_n(&item->bits, (uint8_t)bits, __ATOMIC_RELAXED);
+}
+
+/* For an item that has room for a unique of its own. */
+static inline void item_set_own(struct cache_item *item, uint64_t unique)
+{
+    memcpy(item->bytes + item->nkey + item->nvalue + 2, &unique, sizeof(unique));
+}
+
 static inline struct seg *seg_of(const struct cache_item *item)
 {
     return (struct seg *)((uintptr_t)item - (uintptr_t)item->at * 8);
@@ -270,18 +291,25 @@ uint64_t table_slots(struct cache *cache);
 bool mem_create(struct cache *cache) MUST_CHECK;
 void mem_destroy(struct cache *cache);
 
+/* What memory is asked for. */
+struct need {
+    const void *key;
+    size_t nkey;
+    size_t nvalue;
+    bool own; /* a unique of its own */
+    enum queue queue;
+};
+
 /*
  * An item with this key and one reference, its value to be filled in, nothing else set but CR LF. Evicts for it; no
  * lock may be held. NULL when there is no memory; nothing is evicted then, if that could not have helped. `old` may be
  * NULL, or what the item will replace, held by the caller: when nobody else holds it and it is large, its memory is
  * counted as free.
  */
-struct cache_item *mem_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
-                             const struct cache_item *old) MUST_CHECK;
+struct cache_item *mem_alloc(struct cache *cache, const struct need *need, const struct cache_item *old) MUST_CHECK;
 
 /* The same for a small item that is to be moved: takes what is kept for that, and evicts nothing. */
-struct cache_item *mem_alloc_reserve(struct cache *cache, const void *key, size_t nkey, size_t nvalue,
-                                     enum queue queue) MUST_CHECK;
+struct cache_item *mem_alloc_reserve(struct cache *cache, const struct need *need) MUST_CHECK;
 
 /* Gives back an item that never was in the table. */
 void mem_undo(struct cache_item *item);
@@ -341,6 +369,43 @@ void item_unlink(struct cache *cache, struct shard *shard, uint64_t hash, struct
 
 /* The same with one that is dead. It counts as reclaimed, unless it was a get that found it. */
 void item_bury(struct cache *cache, struct shard *shard, uint64_t hash, struct place place, bool for_get);
+
+/* --- cache.c: what operations are made of --- */
+
+/* A key's shard, locked, and where its living item is. */
+struct found {
+    uint64_t hash;
+    struct shard *shard;
+    struct place place;
+};
+
+/* Locks the key's shard, and unlinks an item that is dead; for_get: and counts that. */
+struct found op_find(struct cache *cache, const void *key, size_t nkey, bool for_get);
+void op_unlock(const struct found *found);
+
+/* Under the lock: somebody has asked for the item. */
+void op_access(struct cache *cache, struct cache_item *item);
+
+/* What an item has as of now, under the lock if it is known: its cas and its time. */
+void op_make_current(struct cache *cache, struct cache_item *item);
+
+/* Under the lock: an item for a key that has none; the caller's reference is the table's then. False: no memory. */
+bool op_insert(struct cache *cache, const struct found *found, struct cache_item *item) MUST_CHECK;
+
+/* As cache_item_alloc_with, whatever the size. */
+struct cache_item *op_make_item(struct cache *cache, const struct need *need, const struct cache_props *props,
+                                const struct cache_item *old) MUST_CHECK;
+
+/* The same, with the key and the flags of one that is held. unique: one of its own, or NULL. */
+struct cache_item *op_make_successor(struct cache *cache, const struct cache_item *old, size_t nvalue,
+                                     const uint64_t *unique) MUST_CHECK;
+
+/*
+ * Makes a new item the key's if the old one, which is held and then released, still is that; else undoes it. exptime NULL: that
+ * of the old one. The caller keeps a reference when true.
+ */
+bool op_exchange_held(struct cache *cache, struct cache_item *old, struct cache_item *item,
+                      const uint32_t *exptime) MUST_CHECK;
 
 /* --- cache_stats.c --- */
 

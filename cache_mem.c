@@ -324,25 +324,23 @@ static void close_segment(struct mem *mem, struct seg *seg)
 /* --- items --- */
 
 /* What an eviction may look at, with the segment full and the value still to come. */
-static void set_up(struct cache_item *item, struct seg *seg, uint32_t at, const void *key, size_t nkey, size_t nvalue,
-                   uint8_t bits)
+static void set_up(struct cache_item *item, struct seg *seg, uint32_t at, const struct need *need)
 {
     item->cas = 0;
-    item->nkey = (uint8_t)nkey;
-    item->nvalue = (uint32_t)nvalue;
+    item->nkey = (uint8_t)need->nkey;
+    item->nvalue = (uint32_t)need->nvalue;
     item->at = (uint16_t)(at / 8);
-    item->bits = bits;
+    item->bits = (need->queue == QUEUE_MAIN ? ITEM_IN_MAIN : 0) | (need->own ? CACHE_ITEM_OWN : 0);
     item->refs = 1;
     seg->used = at + (uint32_t)cache_item_bytes(item);
-    memcpy(item->bytes, key, nkey);
-    memcpy(item->bytes + nkey + nvalue, "\r\n", 2);
+    memcpy(item->bytes, need->key, need->nkey);
+    memcpy(item->bytes + need->nkey + need->nvalue, "\r\n", 2);
 }
 
-static struct cache_item *add_item(struct cache *cache, const void *key, size_t nkey, size_t nvalue, size_t bytes,
-                                   enum queue queue, bool reserve)
+static struct cache_item *add_item(struct cache *cache, const struct need *need, size_t bytes, bool reserve)
 {
     struct mem *mem = &cache->mem;
-    struct seg *seg = mem->open[queue];
+    struct seg *seg = mem->open[need->queue];
     struct cache_item *item;
 
     if (seg != NULL && seg->used + bytes > seg->size) {
@@ -352,11 +350,11 @@ static struct cache_item *add_item(struct cache *cache, const void *key, size_t 
     if (seg == NULL) {
         if ((seg = take_segment(cache, reserve)) == NULL)
             return NULL;
-        open_segment(cache, seg, queue);
+        open_segment(cache, seg, need->queue);
     }
     item = (struct cache_item *)((uint8_t *)seg + seg->used);
     __atomic_fetch_add(&seg->live, LIVE_ONE + bytes, __ATOMIC_RELAXED);
-    set_up(item, seg, seg->used, key, nkey, nvalue, queue == QUEUE_MAIN ? ITEM_IN_MAIN : 0);
+    set_up(item, seg, seg->used, need);
     return item;
 }
 
@@ -412,8 +410,7 @@ static struct seg *take_block(struct cache *cache, size_t size, uint64_t credit)
     return seg;
 }
 
-static struct cache_item *add_large(struct cache *cache, const void *key, size_t nkey, size_t nvalue, size_t bytes,
-                                    enum queue queue, uint64_t credit)
+static struct cache_item *add_large(struct cache *cache, const struct need *need, size_t bytes, uint64_t credit)
 {
     struct seg *seg = take_block(cache, block_size(bytes), credit);
     struct cache_item *item;
@@ -421,13 +418,13 @@ static struct cache_item *add_large(struct cache *cache, const void *key, size_t
     if (seg == NULL)
         return NULL;
     item = (struct cache_item *)(seg + 1);
-    set_up(item, seg, sizeof(*seg), key, nkey, nvalue, ITEM_LARGE | (queue == QUEUE_MAIN ? ITEM_IN_MAIN : 0));
+    set_up(item, seg, sizeof(*seg), need);
     __atomic_store_n(&seg->live, LIVE_ONE + bytes, __ATOMIC_RELAXED);
     seg->time = cache_now(cache);
     pthread_mutex_lock(&cache->mem.lock);
     seg->state = SEG_QUEUED;
-    seg->queue = queue;
-    push(&cache->mem.queues[queue], seg);
+    seg->queue = need->queue;
+    push(&cache->mem.queues[need->queue], seg);
     pthread_mutex_unlock(&cache->mem.lock);
     return item;
 }
@@ -511,28 +508,31 @@ static bool can_fit(struct cache *cache, size_t bytes, uint64_t held)
     return needed <= limit_of(cache);
 }
 
-static struct cache_item *try_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
-                                    bool reserve, bool *is_due)
+static size_t bytes_of(const struct need *need)
 {
-    size_t bytes = cache_bytes_of(nkey, nvalue);
+    return cache_bytes_of(need->nkey, need->nvalue, need->own);
+}
+
+static struct cache_item *try_alloc(struct cache *cache, const struct need *need, bool reserve, bool *is_due)
+{
+    size_t bytes = bytes_of(need);
     struct cache_item *item;
 
     pthread_mutex_lock(&cache->mem.lock);
-    item = add_item(cache, key, nkey, nvalue, bytes, queue, reserve);
+    item = add_item(cache, need, bytes, reserve);
     if (!reserve)
-        *is_due = charge_store(cache, bytes, queue);
+        *is_due = charge_store(cache, bytes, need->queue);
     pthread_mutex_unlock(&cache->mem.lock);
     return item;
 }
 
 /* Room that was made another thread may take, and the system may refuse memory however much is given back. */
-static struct cache_item *alloc_small(struct cache *cache, const void *key, size_t nkey, size_t nvalue,
-                                      enum queue queue)
+static struct cache_item *alloc_small(struct cache *cache, const struct need *need)
 {
     struct cache_item *item;
     bool is_due;
 
-    for (unsigned tries = TRIES; (item = try_alloc(cache, key, nkey, nvalue, queue, false, &is_due)) == NULL;)
+    for (unsigned tries = TRIES; (item = try_alloc(cache, need, false, &is_due)) == NULL;)
         if (tries-- == 0 || !can_fit(cache, 0, 0) || !evict_for(cache, 0, 0))
             return NULL;
     if (is_due)
@@ -541,35 +541,32 @@ static struct cache_item *alloc_small(struct cache *cache, const void *key, size
 }
 
 /* A block that only the caller and the table hold goes with the item that is replaced: it is counted as free by now. */
-static struct cache_item *alloc_large(struct cache *cache, const void *key, size_t nkey, size_t nvalue,
-                                      enum queue queue, const struct cache_item *old)
+static struct cache_item *alloc_large(struct cache *cache, const struct need *need, const struct cache_item *old)
 {
-    size_t bytes = cache_bytes_of(nkey, nvalue);
+    size_t bytes = bytes_of(need);
     uint64_t held = old != NULL && seg_of(old)->large ? seg_of(old)->size : 0;
     uint64_t credit = held > 0 && item_refs(old) == 2 ? held : 0;
     struct cache_item *item;
 
-    for (unsigned tries = TRIES; (item = add_large(cache, key, nkey, nvalue, bytes, queue, credit)) == NULL;)
+    for (unsigned tries = TRIES; (item = add_large(cache, need, bytes, credit)) == NULL;)
         if (tries-- == 0 || !can_fit(cache, bytes, held - credit) || !evict_for(cache, bytes, credit))
             return NULL;
     return item;
 }
 
-struct cache_item *mem_alloc(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue,
-                             const struct cache_item *old)
+struct cache_item *mem_alloc(struct cache *cache, const struct need *need, const struct cache_item *old)
 {
-    bool is_large = cache_bytes_of(nkey, nvalue) > cache->large_min;
-    struct cache_item *item =
-        is_large ? alloc_large(cache, key, nkey, nvalue, queue, old) : alloc_small(cache, key, nkey, nvalue, queue);
+    bool is_large = bytes_of(need) > cache->large_min;
+    struct cache_item *item = is_large ? alloc_large(cache, need, old) : alloc_small(cache, need);
 
     if (item == NULL)
         mem_forget_ceiling(cache); /* what is here cannot make up for it: the next asks the system again */
     return item;
 }
 
-struct cache_item *mem_alloc_reserve(struct cache *cache, const void *key, size_t nkey, size_t nvalue, enum queue queue)
+struct cache_item *mem_alloc_reserve(struct cache *cache, const struct need *need)
 {
-    return try_alloc(cache, key, nkey, nvalue, queue, true, NULL);
+    return try_alloc(cache, need, true, NULL);
 }
 
 void mem_undo(struct cache_item *item)

@@ -107,7 +107,7 @@ static inline bool has(struct cache *cache, const char *key)
 static inline uint64_t unique_of(struct cache *cache, const char *key)
 {
     struct cache_item *item = get(cache, key);
-    uint64_t unique = item != NULL ? item->cas : 0;
+    uint64_t unique = item != NULL ? cache_item_unique(item) : 0;
 
     if (item != NULL)
         cache_item_release(item);

@@ -174,11 +174,6 @@ static void check_unique(void)
           "append with the right unique");
     check(store_bytes(cache, CACHE_APPEND, "k", 1, "x", 1, 0, 0, &unique) == CACHE_EXISTS && get_is(cache, "k", "wx"),
           "append with another");
-    check(cache_delete_cas(cache, "k", 1, unique) == CACHE_EXISTS && get_is(cache, "k", "wx"), "delete with another");
-    check(cache_delete_cas(cache, "k", 1, kept) == CACHE_STORED, "delete with the right unique");
-    check(cache_delete_cas(cache, "k", 1, kept) == CACHE_NOT_FOUND &&
-              cache_delete_cas(cache, "l", 1, 0) == CACHE_STORED,
-          "delete of no key, and with any unique");
     cache_destroy(cache);
 }
 
