@@ -197,6 +197,10 @@ struct cache_state {
 struct cache_item *cache_meta_get(struct cache *cache, const void *key, size_t nkey, const struct cache_ask *ask,
                                   struct cache_state *state) MUST_CHECK;
 
+/* The same, but it changes and counts nothing. */
+struct cache_item *cache_meta_look(struct cache *cache, const void *key, size_t nkey,
+                                   struct cache_state *state) MUST_CHECK;
+
 /* What is to be found at a key. */
 struct cache_sight {
     enum { CACHE_SIGHT_NONE, CACHE_SIGHT_ALIVE, CACHE_SIGHT_EXPIRED, CACHE_SIGHT_FLUSHED } state;
@@ -418,11 +422,11 @@ struct cache_stats {
     uint64_t bytes_held;                  /* from the system, for items: in use or not */
     uint64_t bytes_tables;                /* hash table, ghosts, counters */
     uint64_t total_pages;                 /* segments in use, large items aside */
-    uint64_t page_size;                   /* bytes of a segment */
     uint64_t free_pages;                  /* segments that are kept for what comes next */
     uint32_t hash_power;                  /* the table has room for 2^this items, rounded up */
     uint64_t hash_bytes;                  /* of the hash table alone */
     uint32_t age;                         /* seconds since the oldest of the main queue was put there */
+    bool was_used[CACHE_CLASSES];         /* something was stored in the class, ever */
     uint32_t chunk_sizes[CACHE_CLASSES];  /* the most bytes of an item of the class, as memcached counts them */
     uint32_t evicted_time[CACHE_CLASSES]; /* seconds since the last access of what was evicted last */
     uint32_t ages[CACHE_CLASSES];         /* seconds since the last access of the least lately accessed, of a sample */

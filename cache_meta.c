@@ -23,22 +23,32 @@ static bool wins(const struct cache_item *item, const struct cache_ask *ask, uin
     return ask->recaches && exptime != 0 && exptime < ask->recache;
 }
 
-/* Under the lock: what the item is like, and what asking does to it. */
-static void look(struct cache *cache, struct cache_item *item, const struct cache_ask *ask, bool is_new,
-                 struct cache_state *state)
+/* Under the lock. */
+static struct cache_state state_of(const struct cache_item *item)
 {
     uint32_t exptime = cache_item_exptime(item);
 
-    *state = (struct cache_state){
+    return (struct cache_state){
         .unique = cache_item_unique(item),
         .old_exptime = exptime,
-        .exptime = ask->touches ? ask->exptime : exptime,
+        .exptime = exptime,
         .time = cache_item_time(item),
         .is_fetched = (item->bits & ITEM_FETCHED) != 0,
         .is_stale = (item->bits & ITEM_STALE) != 0,
         .is_sent = (item->bits & ITEM_SENT) != 0,
         .binary_key = (item->bits & ITEM_BINARY_KEY) != 0,
     };
+}
+
+/* Under the lock: what the item is like, and what asking does to it. */
+static void look(struct cache *cache, struct cache_item *item, const struct cache_ask *ask, bool is_new,
+                 struct cache_state *state)
+{
+    uint32_t exptime = cache_item_exptime(item);
+
+    *state = state_of(item);
+    if (ask->touches)
+        state->exptime = ask->exptime;
     state->won = wins(item, ask, ask->touches_first ? state->exptime : exptime, is_new);
     if (state->won)
         item_set_bits(item, item->bits | ITEM_SENT);
@@ -93,6 +103,19 @@ struct cache_item *cache_meta_get(struct cache *cache, const void *key, size_t n
     if (made != NULL && !is_new)
         mem_undo(made);
     count_get(cache, item, ask);
+    return item;
+}
+
+struct cache_item *cache_meta_look(struct cache *cache, const void *key, size_t nkey, struct cache_state *state)
+{
+    struct found found = op_find(cache, key, nkey, false);
+    struct cache_item *item = found.place.item;
+
+    if (item != NULL) {
+        *state = state_of(item);
+        item_ref(item);
+    }
+    op_unlock(&found);
     return item;
 }
 

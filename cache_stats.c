@@ -174,6 +174,8 @@ static void tell_counters(struct cache *cache, struct cache_stats *stats)
 {
     pthread_mutex_lock(&cache->stats_lock);
     sum_slots(cache, &stats->counters);
+    for (unsigned i = 0; i < CACHE_CLASSES; i++)
+        stats->was_used[i] = stats->counters.classes[i].cmd_set > 0 || stats->counters.classes[i].number > 0;
     subtract(&stats->counters, &cache->base);
     pthread_mutex_unlock(&cache->stats_lock);
     for (unsigned i = 0; i < CACHE_CLASSES; i++) {
@@ -196,7 +198,6 @@ static void tell_memory(struct cache *cache, struct cache_stats *stats)
 
     stats->limit_maxbytes = __atomic_load_n(&cache->limit, __ATOMIC_RELAXED);
     stats->bytes_tables = __atomic_load_n(&cache->overhead, __ATOMIC_RELAXED);
-    stats->page_size = cache->seg_size;
     pthread_mutex_lock(&mem->lock);
     stats->bytes_held = mem->resident;
     stats->total_pages = mem->num_used;

@@ -36,8 +36,10 @@ struct command {
     bool has_exptime;
     bool hangup;        /* close the client, after error if there is one */
     size_t consumed;    /* bytes of the command, without its value */
-    const uint8_t *key; /* the first key, or the argument of stats */
+    const uint8_t *key; /* the first key, or the argument of a command without keys */
     size_t key_len;
+    const uint8_t *flags_text; /* of a meta command: its flags, as they were written */
+    size_t flags_len;
     uint32_t num_keys; /* in the key_list when more than one */
     uint32_t flags;
     int64_t exptime;
@@ -45,24 +47,28 @@ struct command {
     size_t body_len;   /* bytes of value that follow, without tail; on PARSE_BAD too: they are skipped */
     size_t body_tail;  /* bytes behind the value that belong to it */
     const char *error; /* PARSE_BAD: the reply, without its line end, static; NULL: none */
+    /* from here on only what a meta command has */
+    struct terms terms;
+    uint8_t decoded[KEY_MAX]; /* a key that was written in base64 */
 };
 
 /* What parse_reply found: one piece of a reply. */
 struct reply {
     enum { REPLY_HIT, REPLY_STAT, REPLY_DONE } kind;
     size_t consumed;    /* HIT: the head only; value and tail follow */
-    const uint8_t *key; /* HIT */
+    const uint8_t *key; /* HIT; NULL: of the request's only key */
     size_t key_len;
+    bool is_last;        /* HIT: nothing follows behind the value; its end is outcome */
     struct hit hit;      /* HIT: all but the key's index */
     const uint8_t *line; /* STAT: the line without its end */
     size_t line_len;
-    struct outcome outcome; /* DONE */
+    struct outcome outcome; /* DONE; its facts are the hit's */
     bool suspicious;        /* DONE: the server may not have taken the value for one; do not use the connection again */
     const char *why;        /* PARSE_BAD: what is wrong with it, static */
 };
 
-/* Bytes that stand before a value in a reply, at the most. */
-enum { HIT_HEAD_MAX = KEY_MAX + 96 };
+/* Bytes that stand before a value in a reply, at the most: a key in base64, an opaque, and some numbers. */
+enum { HIT_HEAD_MAX = (KEY_MAX + 2) / 3 * 4 + 32 + 10 * 24 };
 
 struct codec {
     const char *name;
@@ -83,6 +89,12 @@ struct codec {
     /* Whether the bytes behind a value are what must stand there. */
     bool (*check_tail)(const uint8_t *p, size_t n);
 
+    /*
+     * What the protocol cannot say of a request, as an error for its client, without its line end, static; NULL: it can
+     * say all. To be asked before compose_request. A member that is NULL stands for a protocol that can say all.
+     */
+    const char *(*lacks)(const struct request *r);
+
     /* Appends the request as this protocol writes it. False when memory ran out: out may then hold a part of it. */
     bool (*compose_request)(const struct request *r, struct bufpool *bufs, struct spanq *out);
 
@@ -91,14 +103,20 @@ struct codec {
                                      struct reply *reply);
 
     /* Writes what stands before a value to dst, which has room for HIT_HEAD_MAX bytes; hit: all but head. Its length. */
-    size_t (*compose_head)(const struct rkey *key, const struct hit *hit, uint8_t *dst);
+    size_t (*compose_head)(const struct request *r, const struct hit *hit, uint8_t *dst);
 
-    /* Appends the end of a reply. False when memory ran out: out is then as it was. */
+    /* Appends the end of a reply, if it is to be told. False when memory ran out: out is then as it was. */
     bool (*compose_outcome)(const struct request *r, const struct outcome *outcome, struct bufpool *bufs,
                             struct spanq *out);
 };
 
 /* The text protocol: cproxy_protocol_a.c. */
 extern const struct codec codec_ascii;
+
+/* The meta commands, which stand beside it on a connection: cproxy_protocol_m.c. */
+extern const struct codec codec_meta;
+
+/* Which of these two a command is of, as far as its first bytes tell. */
+const struct codec *codec_of_text(const uint8_t *p, size_t n);
 
 #endif

@@ -183,6 +183,8 @@ static void relay_done(struct request *r, const struct outcome *outcome)
         else
             spanq_truncate(&r->held, &r->pool->loop->bufs, r->held_whole);
     }
+    if (out.result == RESULT_FOUND)
+        r->num_hits++;
     if (r->num_hits == 0 && out.result == RESULT_END)
         cproxy_learn_value(r->pool, 0);
     if (r->too_large)
@@ -228,6 +230,7 @@ struct request *cproxy_make_part(struct request *r, uint32_t server, const struc
     part->ops = ops;
     part->parent = r;
     part->pool = ps;
+    part->codec = r->codec;
     part->op = r->op;
     part->exptime = r->exptime;
     part->keys_chunk = r->keys_chunk;
@@ -331,6 +334,7 @@ static void flush_orphan(const struct request *r, uint32_t server)
     if (share == NULL)
         return;
     share->pool = r->pool;
+    share->codec = r->codec;
     share->op = r->op;
     share->exptime = r->exptime;
     share->has_exptime = r->has_exptime;
@@ -436,11 +440,12 @@ static void wait_for_slot(struct request *r)
 static void count_seen(struct request *r)
 {
     struct counters *n = &r->pool->counters;
-    struct command_counters *c = r->noreply ? &n->quiet[r->op] : &n->regular[r->op];
+    struct command_counters *c = request_is_quiet(r) ? &n->quiet[r->op] : &n->regular[r->op];
 
     counter_add(&c->seen, 1);
     counter_add(&c->read_bytes, r->num_keys == 1 ? r->key.len + request_value_len(r) : r->arg_len);
-    if (r->op == OP_CAS || r->op == OP_GETS || r->op == OP_GATS)
+    if (r->op == OP_CAS || r->op == OP_GETS || r->op == OP_GATS ||
+        (op_is_meta(r->op) && r->num_keys > 0 && (r->terms.bits & (TERM_COMPARE | TERM_UNIQUE))))
         counter_add(&c->cas, 1);
     if (r->num_keys > 1)
         counter_add(&n->tot_multiget_keys, r->num_keys);
@@ -475,6 +480,8 @@ static bool answer_here(struct request *r)
     case OP_VERSION:
         outcome.result = RESULT_VERSION;
         outcome.message = CPROXY_VERSION;
+        break;
+    case OP_META_NOOP:
         break;
     case OP_VERBOSITY:
         log_set_level(LOG_WARNING + (int)(r->exptime > LOG_TRACE ? LOG_TRACE : r->exptime));

@@ -38,7 +38,7 @@ enum {
 #define HOUR_MS 3600000
 
 /* The names of enum downstream_protocol, enum mcs_distribution and enum mcs_hash, in their order. */
-static const char *const protocol_names[] = {"ascii", NULL};
+static const char *const protocol_names[] = {"auto", "ascii", "meta", NULL};
 static const char *const distribution_names[] = {"ketama-weighted", "ketama", "modula", NULL};
 static const char *const hash_names[] = {"default",  "one_at_a_time", "md5",      "crc",   "fnv1_64",
                                          "fnv1a_64", "fnv1_32",       "fnv1a_32", "hsieh", "murmur",
@@ -71,8 +71,8 @@ const struct setting settings_table[] = {
      "connections of a worker to a server, each of them pipelined"},
     {"downstream_weight", "weight", SETTING_U32, FIELD(downstream_weight), 1, 1, WEIGHT_MAX, NULL,
      "weight of the servers that -z gives none"},
-    {"downstream_protocol", "protocol", SETTING_ENUM, FIELD(downstream_protocol), DOWNSTREAM_ASCII, 0, DOWNSTREAM_ASCII,
-     protocol_names, "protocol spoken with the servers"},
+    {"downstream_protocol", "protocol", SETTING_ENUM, FIELD(downstream_protocol), DOWNSTREAM_AUTO, 0, DOWNSTREAM_META,
+     protocol_names, "protocol spoken with the servers; auto: ascii, and meta for meta commands if they know them"},
     {"downstream_queue_max", NULL, SETTING_U32, FIELD(downstream_queue_max), 100000, 0, 100000000, NULL,
      "requests that may wait on a connection to a server before more are refused; 0: no bound"},
     {"downstream_queue_bytes", NULL, SETTING_BYTES, FIELD(downstream_queue_bytes), 256 * MIB, 0, 1024 * GIB, NULL,

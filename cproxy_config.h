@@ -54,7 +54,8 @@ struct settings {
     uint32_t time_stats; /* 1: latency histograms for `stats proxy timings` */
 };
 
-enum downstream_protocol { DOWNSTREAM_ASCII };
+/* AUTO: what the clients speak, if a server knows that. */
+enum downstream_protocol { DOWNSTREAM_AUTO, DOWNSTREAM_ASCII, DOWNSTREAM_META };
 
 enum setting_type { SETTING_U32, SETTING_U64, SETTING_BYTES, SETTING_MS, SETTING_US, SETTING_BOOL, SETTING_ENUM };
 

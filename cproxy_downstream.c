@@ -12,6 +12,10 @@
  * was written, and reads of whose reply not one byte has come, as often as downstream_retry says. These stay queued in
  * their order, and the connection is made anew.
  *
+ * What a server is asked in: the classic commands in the text protocol, the meta commands as they are if it knows them,
+ * else by the classic command that says the same, if there is one. Whether it knows them is found out once a connection, by a
+ * mn before the first of them, for which all that is unsent waits.
+ *
  * One timer a connection, never touched on the hot path: it is armed for the earliest deadline when it is not armed,
  * and when it fires looks what is due and arms itself again.
  */
@@ -35,6 +39,9 @@ enum {
 
 enum dconn_state { DCONN_DOWN, DCONN_RESOLVING, DCONN_CONNECTING, DCONN_READY };
 
+/* Whether a server knows the meta commands. */
+enum knows_meta { META_UNKNOWN, META_ASKED, META_NO, META_YES };
+
 /* A connection to a server. Owned by its downstream, for as long as that lives. */
 struct dconn {
     struct conn conn; /* open in READY, and in CONNECTING but while again_us is awaited */
@@ -47,13 +54,15 @@ struct dconn {
     struct request_queue sent;
     size_t unsent_bytes; /* sum of request_weight of unsent */
     bool heard;          /* the server has said something since it was connected */
-    uint64_t composed;   /* bytes composed since it was connected */
+    enum knows_meta knows_meta;
+    uint64_t composed; /* bytes composed since it was connected */
 
     /* the reply that is being read: to sent.head */
     struct chunk *rest; /* an unfinished line, all `used` bytes of it */
     struct chunk *fill; /* where a value is being read to; NULL: nowhere yet */
     size_t body_left;   /* bytes of value and tail that have not arrived */
     size_t body_tail;   /* how many of them are the tail */
+    bool body_is_last;  /* its end is that of the reply */
     uint8_t tail[2];    /* the last bytes of the body that have arrived */
 
     /* time */
@@ -71,7 +80,6 @@ struct downstream {
     struct loop *loop;
     const struct server *server;
     const struct settings *settings;
-    const struct codec *codec;
     struct counters *counters;
     struct addresses addresses; /* unless is_name: the one it has */
     bool is_name;
@@ -86,6 +94,21 @@ struct downstream {
 };
 
 static void on_event(evutil_socket_t fd, short what, void *arg);
+
+/* In which protocol a request is sent, and its reply read. It does not change while there are any. */
+static const struct codec *codec_of(const struct dconn *dc, const struct request *r)
+{
+    static const struct codec *const codecs[] = {[DOWNSTREAM_ASCII] = &codec_ascii, [DOWNSTREAM_META] = &codec_meta};
+    enum downstream_protocol protocol = (enum downstream_protocol)dc->d->settings->downstream_protocol;
+
+    if (LIKELY(protocol == DOWNSTREAM_AUTO)) {
+        if (LIKELY(!op_is_meta(r->op)))
+            return &codec_ascii;
+        return dc->knows_meta == META_NO ? &codec_ascii : &codec_meta;
+    }
+    /* What has no key has no meta command. */
+    return op_is_meta(r->op) || (op_flags((enum opcode)r->op) & OPF_KEY) ? codecs[protocol] : &codec_ascii;
+}
 
 static uint64_t ms_after(const struct dconn *dc, uint32_t ms)
 {
@@ -299,6 +322,7 @@ static void connect_done(struct dconn *dc)
     dc->connect_us = 0;
     dc->composed = 0;
     dc->heard = false;
+    dc->knows_meta = META_UNKNOWN;
     set_state(dc, DCONN_READY);
     counter_add(&d->counters->tot_downstream_connect, 1);
     log_info("downstream %s: connected", d->server->name);
@@ -461,6 +485,10 @@ static bool malformed(struct dconn *dc, const char *why)
 /* Finds which of the request's keys a value is of: one not yet answered for, for servers answer in order. */
 static bool match_key(struct request *r, struct reply *reply)
 {
+    if (reply->key == NULL) {
+        reply->hit.key = r->first;
+        return true;
+    }
     for (uint32_t i = r->cursor; i != RKEY_END; i = r->keys[i].next) {
         const struct rkey *key = &r->keys[i];
 
@@ -473,6 +501,29 @@ static bool match_key(struct request *r, struct reply *reply)
     return false;
 }
 
+/* The reply to the head of `sent` is complete. suspicious: the connection is not to be used again. */
+static bool finish_reply(struct dconn *dc, const struct outcome *outcome, bool suspicious)
+{
+    struct request *r = request_queue_pop(&dc->sent);
+    struct loop *loop = dc->d->loop;
+
+    if (UNLIKELY(r->answered))
+        counter_add(&dc->d->counters->tot_downstream_swallowed, 1);
+    request_left_conn(&loop->requests, &loop->bufs, r, outcome);
+    if (UNLIKELY(suspicious)) {
+        close_ready(dc, RESULT_CLOSED, "the server does not know the command, and took its value for more of them");
+        return false;
+    }
+    return true;
+}
+
+static bool finish_value(struct dconn *dc)
+{
+    const struct outcome outcome = {.result = RESULT_END};
+
+    return finish_reply(dc, &outcome, false);
+}
+
 /* The value that was being read is complete. */
 static bool finish_body(struct dconn *dc)
 {
@@ -481,11 +532,11 @@ static bool finish_body(struct dconn *dc)
     if (dc->fill != NULL)
         chunk_unref(dc->fill);
     dc->fill = NULL;
-    if (!dc->d->codec->check_tail(dc->tail, dc->body_tail))
+    if (!codec_of(dc, r)->check_tail(dc->tail, dc->body_tail))
         return malformed(dc, "a value without CR LF behind it");
     if (!r->answered)
         r->ops->end(r);
-    return true;
+    return !dc->body_is_last || finish_value(dc);
 }
 
 /* Hands on n bytes of the value being read, at p in chunk. */
@@ -520,9 +571,38 @@ static bool take_body_read(struct dconn *dc, struct chunk *chunk, uint8_t *p, si
     return take_body(dc, fill, to, n);
 }
 
+/* The head of a value, in its client's protocol. */
+static void translate_head(struct request *r, struct hit *hit, uint8_t *head)
+{
+    hit->head_len = r->codec->compose_head(r, hit, head);
+    hit->head = head;
+}
+
+/* A value that is all there, its body at p, of a protocol that its client does not speak. */
+static void translate_hit(struct request *r, struct hit *hit, struct chunk *chunk, uint8_t *p)
+{
+    uint8_t head[HIT_HEAD_MAX];
+
+    translate_head(r, hit, head);
+    r->ops->begin(r, hit);
+    r->ops->data(r, chunk, p, hit->value_len + hit->tail_len);
+    r->ops->end(r);
+}
+
+/* A value that is still arriving. */
+static void begin_hit(struct dconn *dc, struct request *r, struct hit *hit)
+{
+    uint8_t head[HIT_HEAD_MAX];
+
+    if (codec_of(dc, r) != r->codec)
+        translate_head(r, hit, head);
+    r->ops->begin(r, hit);
+}
+
 static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chunk, uint8_t *p, size_t n, size_t *took)
 {
     struct request *r = dc->sent.head;
+    const struct codec *codec = codec_of(dc, r);
     struct hit *hit = &reply->hit;
     size_t body = hit->value_len + hit->tail_len;
 
@@ -530,33 +610,31 @@ static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chun
         return malformed(dc, "a value of a key that was not asked for");
     if (n - reply->consumed >= body) {
         *took = reply->consumed + body;
-        if (!dc->d->codec->check_tail(p + reply->consumed + hit->value_len, hit->tail_len))
+        if (!codec->check_tail(p + reply->consumed + hit->value_len, hit->tail_len))
             return malformed(dc, "a value without CR LF behind it");
-        if (!r->answered)
+        if (LIKELY(!r->answered && codec == r->codec))
             r->ops->hit(r, hit, chunk, p, *took);
-        return true;
+        else if (!r->answered)
+            translate_hit(r, hit, chunk, p + reply->consumed);
+        return !reply->is_last || finish_value(dc);
     }
     *took = reply->consumed;
     dc->body_left = body;
     dc->body_tail = hit->tail_len;
+    dc->body_is_last = reply->is_last;
     if (!r->answered)
-        r->ops->begin(r, hit);
+        begin_hit(dc, r, hit);
     return true;
 }
 
 static bool handle_done(struct dconn *dc, struct reply *reply)
 {
-    struct request *r = request_queue_pop(&dc->sent);
-    struct loop *loop = dc->d->loop;
+    const struct request *r = dc->sent.head;
 
-    if (UNLIKELY(r->answered))
-        counter_add(&dc->d->counters->tot_downstream_swallowed, 1);
-    request_left_conn(&loop->requests, &loop->bufs, r, &reply->outcome);
-    if (UNLIKELY(reply->suspicious)) {
-        close_ready(dc, RESULT_CLOSED, "the server does not know the command, and took its value for more of them");
-        return false;
-    }
-    return true;
+    /* Errors are the same in both. */
+    if (reply->outcome.result != RESULT_ERROR && codec_of(dc, r) != r->codec)
+        reply->outcome.text = NULL;
+    return finish_reply(dc, &reply->outcome, reply->suspicious);
 }
 
 /* Keeps an unfinished line for the next read. */
@@ -589,7 +667,7 @@ static bool take_replies(struct dconn *dc, struct chunk *chunk, uint8_t *p, size
             took = n < dc->body_left ? n : dc->body_left;
             open = take_body_read(dc, chunk, p, took);
         } else {
-            switch (dc->d->codec->parse_reply(r, p, n, seen, &reply)) {
+            switch (codec_of(dc, r)->parse_reply(r, p, n, seen, &reply)) {
             case PARSE_OK:
                 break;
             case PARSE_MORE:
@@ -684,20 +762,76 @@ static void read_replies(struct dconn *dc)
 
 /* --- sending --- */
 
+static void on_meta_known(struct request *r, const struct outcome *outcome)
+{
+    struct dconn *dc = r->parts;
+    struct loop *loop = dc->d->loop;
+
+    dc->knows_meta = outcome->result == RESULT_OK ? META_YES : outcome->result == RESULT_ERROR ? META_NO : META_UNKNOWN;
+    r->parts = NULL;
+    request_let_go(&loop->requests, &loop->bufs, &r);
+    loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
+}
+
+static const struct request_ops meta_probe_ops = {.done = on_meta_known};
+
+/* Has the server asked first whether it knows the meta commands. False when memory ran out. */
+static bool ask_meta(struct dconn *dc)
+{
+    struct loop *loop = dc->d->loop;
+    struct request *r = request_alloc(&loop->requests);
+
+    if (r == NULL)
+        return false;
+    r->ops = &meta_probe_ops;
+    r->codec = &codec_meta;
+    r->op = OP_META_NOOP;
+    r->parts = dc;
+    r->in_conn = true;
+    r->deadline_us = dc->unsent.head->deadline_us;
+    r->next_down = dc->unsent.head;
+    dc->unsent.head = r;
+    dc->unsent.n++;
+    dc->unsent_bytes += request_weight(r);
+    dc->knows_meta = META_ASKED;
+    return true;
+}
+
+/* Whether the next unsent request has to wait for what the server knows. */
+static bool must_wait(struct dconn *dc)
+{
+    const struct request *r = dc->unsent.head;
+
+    if (LIKELY(!op_is_meta(r->op)) || dc->knows_meta >= META_NO ||
+        dc->d->settings->downstream_protocol != DOWNSTREAM_AUTO)
+        return false;
+    if (dc->knows_meta == META_ASKED)
+        return r->ops != &meta_probe_ops;
+    return !ask_meta(dc);
+}
+
 /* Composes the next unsent request. False when memory ran out: that request has failed. */
 static bool compose_next(struct dconn *dc)
 {
     struct loop *loop = dc->d->loop;
     struct request *r = request_queue_pop(&dc->unsent);
+    const struct codec *codec = codec_of(dc, r);
+    const char *lacks = UNLIKELY(codec != r->codec) && codec->lacks != NULL ? codec->lacks(r) : NULL;
     size_t before = dc->conn.out.bytes;
 
     dc->unsent_bytes -= request_weight(r);
+    if (lacks != NULL) {
+        struct outcome outcome = {.result = RESULT_REFUSED, .message = lacks};
+
+        request_left_conn(&loop->requests, &loop->bufs, r, &outcome);
+        return true;
+    }
     /* Nobody will read what it would bring. */
     if (r->orphan && (op_flags((enum opcode)r->op) & OPF_READ)) {
         leave(dc, r, RESULT_CLOSED);
         return true;
     }
-    if (UNLIKELY(!dc->d->codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
+    if (UNLIKELY(!codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
         spanq_truncate(&dc->conn.out, &loop->bufs, before);
         leave(dc, r, RESULT_NO_MEMORY);
         return false;
@@ -710,13 +844,18 @@ static bool compose_next(struct dconn *dc)
     return true;
 }
 
+static bool can_compose(struct dconn *dc)
+{
+    return dc->unsent.head != NULL && !must_wait(dc);
+}
+
 static void send_unsent(struct dconn *dc)
 {
     struct loop *loop = dc->d->loop;
     enum conn_status status = CONN_OK;
 
-    while (status == CONN_OK && (dc->unsent.head != NULL || dc->conn.out.bytes > 0)) {
-        while (dc->unsent.head != NULL && dc->conn.out.bytes < COMPOSE_BYTES)
+    while (status == CONN_OK && (can_compose(dc) || dc->conn.out.bytes > 0)) {
+        while (dc->conn.out.bytes < COMPOSE_BYTES && can_compose(dc))
             if (!compose_next(dc))
                 break;
         status = conn_flush(&dc->conn, loop);
@@ -786,7 +925,6 @@ struct downstream *downstream_create(struct loop *loop, const struct server *ser
     d->loop = loop;
     d->server = server;
     d->settings = settings;
-    d->codec = &codec_ascii;
     d->counters = counters;
     d->is_name = !resolve_numeric(server->host, server->port, &d->addresses.v[0]);
     d->addresses.n = !d->is_name;

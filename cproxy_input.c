@@ -123,6 +123,7 @@ static struct request *new_request(struct client *c, enum opcode op)
         return NULL;
     }
     r->pool = c->ps;
+    r->codec = op_is_meta(op) ? &codec_meta : &codec_ascii;
     r->op = (uint8_t)op;
     return r;
 }
@@ -204,6 +205,28 @@ static bool copy_arg(struct client *c, struct request *r, const struct command *
     return true;
 }
 
+/* Keeps a meta command's flags, behind its key if they fit. */
+static bool copy_flags(struct client *c, struct request *r, const struct command *cmd)
+{
+    uint8_t *to = r->inl + r->inl_used;
+
+    r->terms = cmd->terms;
+    if (cmd->flags_len == 0)
+        return true;
+    if (cmd->flags_len <= sizeof(r->inl) - r->inl_used) {
+        r->inl_used += cmd->flags_len;
+    } else {
+        r->keys_chunk = chunk_alloc(&client_loop(c)->bufs, cmd->flags_len);
+        if (r->keys_chunk == NULL)
+            return false;
+        to = r->keys_chunk->data;
+    }
+    memcpy(to, cmd->flags_text, cmd->flags_len);
+    r->arg = to;
+    r->arg_len = cmd->flags_len;
+    return true;
+}
+
 /* The request that a command asks for, without its value. NULL: the client fails. */
 static struct request *request_of(struct client *c, const struct command *cmd)
 {
@@ -224,6 +247,8 @@ static struct request *request_of(struct client *c, const struct command *cmd)
         ok = copy_keys(c, r, cmd);
     else
         ok = copy_arg(c, r, cmd);
+    if (ok && op_is_meta(cmd->op))
+        ok = copy_flags(c, r, cmd);
     if (!ok) {
         client_fail(c, "out of memory");
         request_release(&loop->requests, &loop->bufs, &r);
@@ -231,10 +256,24 @@ static struct request *request_of(struct client *c, const struct command *cmd)
     return r;
 }
 
-/* A value over item_size_max. As in memcached, a set that fails does not leave the old value behind. */
+/* What takes away the value that a set should have replaced. */
+static void become_delete(struct request *r)
+{
+    r->too_large = true;
+    if (r->op == OP_SET) {
+        r->op = OP_DELETE;
+        return;
+    }
+    r->op = OP_META_DELETE;
+    r->terms.bits &= TERM_BASE64;
+    r->arg = (const uint8_t *)"b";
+    r->arg_len = (r->terms.bits & TERM_BASE64) != 0;
+}
+
+/* A value over item_size_max. As in memcached, a set that fails does not leave the old value behind; nor does any ms. */
 static void refuse_size(struct client *c, struct request *r)
 {
-    if (r->op != OP_SET) {
+    if (r->op != OP_SET && r->op != OP_META_SET) {
         /* Among several servers, it would take the key's to know. */
         if (c->ps->local != NULL && c->ps->pool->num_servers == 1) {
             r->owner = c;
@@ -243,8 +282,7 @@ static void refuse_size(struct client *c, struct request *r)
         refuse(c, r, "SERVER_ERROR object too large for cache");
         return;
     }
-    r->op = OP_DELETE;
-    r->too_large = true;
+    become_delete(r);
     admit(c, r);
 }
 
@@ -262,7 +300,7 @@ static void admit_with_value(struct client *c, struct request *r, struct chunk *
     size_t n = cmd->body_len;
     bool ok = true;
 
-    if (!codec_ascii.check_tail(p + n, cmd->body_tail)) {
+    if (!r->codec->check_tail(p + n, cmd->body_tail)) {
         refuse_data(c, r);
         return;
     }
@@ -329,7 +367,7 @@ static bool refuse_hopeless(struct client *c, const uint8_t *p, size_t n)
 {
     struct command cmd = {.error = "ERROR"};
 
-    if (!codec_ascii.is_hopeless(p, n) || input_of(c) == NULL)
+    if (!codec_of_text(p, n)->is_hopeless(p, n) || input_of(c) == NULL)
         return false;
     c->in->skip_line = true;
     refuse_command(c, &cmd);
@@ -356,7 +394,7 @@ static size_t take_command(struct client *c, struct chunk *chunk, uint8_t *p, si
     struct command cmd;
     struct request *r;
 
-    status = codec_ascii.parse_request(p, n, seen, &loop->keys, &cmd);
+    status = codec_of_text(p, n)->parse_request(p, n, seen, &loop->keys, &cmd);
     if (UNLIKELY((status == PARSE_MORE ? n : cmd.consumed) > c->ps->settings->line_max)) {
         refuse_line(c);
         return n;
@@ -406,7 +444,7 @@ static void body_complete(struct client *c)
         return;
     spanq_peek_tail(&r->value, tail, sizeof(tail));
     spanq_truncate(&r->value, bufs, r->value.bytes - sizeof(tail));
-    if (codec_ascii.check_tail(tail, sizeof(tail)))
+    if (r->codec->check_tail(tail, sizeof(tail)))
         admit(c, r);
     else
         refuse_data(c, r);

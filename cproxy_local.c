@@ -41,8 +41,7 @@ static void tell_time(struct local *l)
 
 /* --- outcomes --- */
 
-/* How a change ended, but for those that have words of their own for success. */
-static struct outcome store_outcome(enum cache_result result)
+struct outcome local_store_outcome(enum cache_result result)
 {
     switch (result) {
     case CACHE_STORED:
@@ -115,28 +114,25 @@ static bool refer_hit(struct local *l, struct request *r, const struct hit *hit,
     return true;
 }
 
-/* Hands on the value of key number i. Takes over the item, but not on failure: memory has run out then. */
-static bool send_hit(struct local *l, struct request *r, uint32_t i, struct cache_item *item)
+bool local_send_hit(struct local *l, struct request *r, uint32_t i, struct cache_item *item, const struct facts *facts)
 {
     uint8_t head[HIT_HEAD_MAX];
-    struct hit hit = {
-        .key = i,
-        .flags = item->flags,
-        .cas = l->serving->has_cas ? item->cas : 0,
-        .has_cas = r->op == OP_GETS || r->op == OP_GATS,
-        .value_len = item->nvalue,
-        .tail_len = 2,
-        .head = head,
-    };
+    struct hit hit = {.key = i, .facts = *facts, .value_len = item->nvalue, .tail_len = 2, .head = head};
 
-    hit.head_len = l->codec->compose_head(&r->keys[i], &hit, head);
+    hit.head_len = r->codec->compose_head(r, &hit, head);
     return item->nvalue <= COPY_VALUE_MAX ? copy_hit(l, r, &hit, item) : refer_hit(l, r, &hit, item);
 }
 
-/* As memcached, which keeps 32 bits of what its clients write. */
-static uint32_t exptime_of(const struct local *l, const struct request *r)
+uint32_t local_exptime(const struct local *l, int64_t exptime)
 {
-    return cache_exptime((int32_t)r->exptime, cache_clock(l->cache));
+    return cache_exptime((int32_t)exptime, cache_clock(l->cache));
+}
+
+static bool send_hit(struct local *l, struct request *r, uint32_t i, struct cache_item *item)
+{
+    const struct facts facts = {.flags = item->flags, .unique = l->serving->has_cas ? cache_item_unique(item) : 0};
+
+    return local_send_hit(l, r, i, item, &facts);
 }
 
 static struct cache_item *get_item(struct local *l, const struct request *r, const struct rkey *key, bool touches,
@@ -150,7 +146,7 @@ static struct cache_item *get_item(struct local *l, const struct request *r, con
 static struct outcome run_retrieval(struct local *l, struct request *r)
 {
     bool touches = r->op == OP_GAT || r->op == OP_GATS;
-    uint32_t exptime = touches ? exptime_of(l, r) : 0;
+    uint32_t exptime = touches ? local_exptime(l, r->exptime) : 0;
 
     for (uint32_t i = r->first; i != RKEY_END; i = r->keys[i].next) {
         const struct rkey *key = &r->keys[i];
@@ -208,62 +204,73 @@ static void tell_lookup(struct local *l, const struct request *r)
         local_tell_lookup(l, r);
 }
 
-enum cache_result local_store(struct local *l, struct request *r, struct cache_item *item)
+enum cache_result local_store(struct local *l, struct request *r, struct cache_item *item, enum cache_mode mode,
+                              struct cache_terms *terms)
 {
-    uint64_t unique = r->op == OP_CAS ? r->number : 0;
     enum cache_result result;
 
-    if (r->op == OP_CAS && !l->serving->has_cas) {
-        result = cache_store(l->cache, item, CACHE_REPLACE, NULL);
-        return result == CACHE_NOT_STORED ? CACHE_NOT_FOUND : result;
-    }
-    return cache_store(l->cache, item, mode_of(r->op), &unique);
+    /* Any unique is right: the key has to be there, that is all. */
+    bool is_blind = mode == CACHE_CAS && !l->serving->has_cas;
+
+    if (is_blind)
+        mode = CACHE_REPLACE;
+    if (watch_wants(WATCH_FETCHERS | WATCH_MUTATIONS))
+        result = local_store_watched(l, r, item, mode, terms);
+    else
+        result = cache_store_with(l->cache, item, mode, terms);
+    return is_blind && result == CACHE_NOT_STORED ? CACHE_NOT_FOUND : result;
 }
 
-static struct outcome run_store(struct local *l, struct request *r)
+struct cache_item *local_make_item(struct local *l, struct request *r, const struct cache_props *props,
+                                   struct outcome *outcome)
 {
     const struct rkey *key = &r->keys[0];
-    uint32_t exptime = exptime_of(l, r);
     enum cache_result result;
     struct cache_item *item;
 
     if (prefix_stats_enabled())
         prefix_stats_set(key->p, key->len);
-    item = cache_item_alloc(l->cache, key->p, key->len, r->flags, exptime, request_value_len(r), &result);
-    if (item == NULL) {
-        if (watch_wants(WATCH_MUTATIONS))
-            local_tell_refused(l, r, result);
-        /* As in memcached, a set that fails does not leave the old value behind. */
-        if (r->op == OP_SET) {
-            tell_lookup(l, r);
-            cache_drop(l->cache, key->p, key->len);
-        }
-        return store_outcome(result);
+    item = cache_item_alloc_with(l->cache, key->p, key->len, props, request_value_len(r), &result);
+    if (item != NULL) {
+        copy_value(r, cache_item_value(item));
+        return item;
     }
-    copy_value(r, cache_item_value(item));
-    if (watch_wants(WATCH_FETCHERS | WATCH_MUTATIONS))
-        return store_outcome(local_store_watched(l, r, item));
-    return store_outcome(local_store(l, r, item));
+    if (watch_wants(WATCH_MUTATIONS))
+        local_tell_refused(l, r, result);
+    /* As in memcached, a set that fails does not leave the old value behind; nor does any ms. */
+    if (r->op == OP_SET || r->op == OP_META_SET) {
+        tell_lookup(l, r);
+        cache_drop(l->cache, key->p, key->len);
+    }
+    *outcome = local_store_outcome(result);
+    return NULL;
 }
 
-static struct outcome run_arith(struct local *l, struct request *r, char *line)
+static struct outcome run_store(struct local *l, struct request *r)
+{
+    const struct cache_props props = {.flags = r->flags, .exptime = local_exptime(l, r->exptime)};
+    struct cache_terms terms = {.unique = r->op == OP_CAS ? r->number : 0};
+    struct outcome outcome;
+    struct cache_item *item = local_make_item(l, r, &props, &outcome);
+
+    if (item == NULL)
+        return outcome;
+    return local_store_outcome(local_store(l, r, item, mode_of(r->op), &terms));
+}
+
+static struct outcome run_arith(struct local *l, struct request *r)
 {
     const struct rkey *key = &r->keys[0];
     uint64_t value;
     enum cache_result result;
-    struct outcome outcome;
-    size_t n;
 
     tell_lookup(l, r);
     result = cache_arith(l->cache, key->p, key->len, r->op == OP_INCR, r->number, &value, NULL);
-    outcome = store_outcome(result);
     if (result == CACHE_NO_MEMORY)
         return error_of("SERVER_ERROR out of memory in incr\r\n");
     if (result != CACHE_STORED)
-        return outcome;
-    n = util_format_u64(line, value);
-    memcpy(line + n, "\r\n", 2);
-    return (struct outcome){.result = RESULT_NUMBER, .text = (const uint8_t *)line, .text_len = n + 2};
+        return local_store_outcome(result);
+    return (struct outcome){.result = RESULT_NUMBER, .number = value};
 }
 
 /* A set with too large a value. It counts as one, not as a delete. */
@@ -291,7 +298,7 @@ static struct outcome run_delete(struct local *l, const struct request *r)
 
 static struct outcome run_touch(struct local *l, const struct request *r)
 {
-    uint32_t exptime = exptime_of(l, r);
+    uint32_t exptime = local_exptime(l, r->exptime);
 
     tell_lookup(l, r);
     return outcome_of(cache_touch(l->cache, r->keys[0].p, r->keys[0].len, exptime) ? RESULT_TOUCHED : RESULT_NOT_FOUND);
@@ -299,7 +306,7 @@ static struct outcome run_touch(struct local *l, const struct request *r)
 
 static struct outcome run_flush(struct local *l, const struct request *r)
 {
-    cache_flush(l->cache, r->exptime > 0 ? exptime_of(l, r) : 0);
+    cache_flush(l->cache, r->exptime > 0 ? local_exptime(l, r->exptime) : 0);
     return outcome_of(RESULT_OK);
 }
 
@@ -356,6 +363,8 @@ static struct outcome run_crawler(struct local *l, struct request *r)
         return error_of("ERROR metadump not allowed\r\n");
     if (classes == 0)
         return error_of("BADCLASS invalid class id\r\n");
+    if (strcmp(words[0], "metadump") == 0 && r->ops->unwritten(r) > 0)
+        return error_of("ERROR cannot pipeline other commands before metadump\r\n");
     if (strcmp(words[0], "metadump") == 0)
         return outcome_of(walk_metadump(l, r, classes) ? RESULT_NONE : RESULT_NO_MEMORY);
     l->hooks->crawl();
@@ -376,7 +385,6 @@ static struct outcome run_memlimit(struct local *l, const struct request *r)
 
 void local_run(struct local *l, struct request *r)
 {
-    char line[U64_DIGITS + 2];
     struct outcome outcome = outcome_of(RESULT_NONE);
 
     tell_time(l);
@@ -397,10 +405,22 @@ void local_run(struct local *l, struct request *r)
         break;
     case OP_INCR:
     case OP_DECR:
-        outcome = run_arith(l, r, line);
+        outcome = run_arith(l, r);
         break;
     case OP_DELETE:
         outcome = r->too_large ? run_too_large(l, r) : run_delete(l, r);
+        break;
+    case OP_META_DELETE:
+        if (r->too_large) {
+            outcome = run_too_large(l, r);
+            break;
+        }
+        /* fall through */
+    case OP_META_GET:
+    case OP_META_SET:
+    case OP_META_ARITH:
+    case OP_META_DEBUG:
+        local_run_meta(l, r);
         break;
     case OP_TOUCH:
         outcome = run_touch(l, r);
@@ -442,7 +462,6 @@ struct local *local_create(struct loop *loop, struct cache *cache, const struct 
     l->cache = cache;
     l->hooks = hooks;
     l->serving = serving;
-    l->codec = &codec_ascii;
     walks_setup(l);
     return l;
 }

@@ -3,6 +3,7 @@
  * cproxy_local_int - what the files of cproxy_local share, and nobody else includes.
  *
  *   cproxy_local.c        commands on keys, and the commands that manage the cache
+ *   cproxy_local_meta.c   meta commands
  *   cproxy_local_watch.c  what clients who watch are told
  *   cproxy_local_stats.c  stats, but for those that
  *   cproxy_local_walk.c   look at all items, step by step: lru_crawler metadump, stats cachedump, stats sizes
@@ -20,7 +21,6 @@ struct local {
     struct cache *cache;
     const struct local_hooks *hooks;
     const struct local_serving *serving;
-    const struct codec *codec;
     struct chunk *scratch; /* values are copied here; NULL: none yet */
     uint64_t clock_us;     /* when the cache was last told the time */
     struct walk *walks;    /* that are not at their end, by next: the first is next to make a step */
@@ -43,13 +43,32 @@ static inline struct outcome error_of(const char *line)
 size_t local_words(const struct request *r, char *buf, const char **words, size_t max);
 
 /* Gives the cache an item that has the value of r, a store. */
-enum cache_result local_store(struct local *l, struct request *r, struct cache_item *item) MUST_CHECK;
+enum cache_result local_store(struct local *l, struct request *r, struct cache_item *item, enum cache_mode mode,
+                              struct cache_terms *terms) MUST_CHECK;
 
 /* The same, the retrieval of a key, and a store that was refused before there was an item, while somebody watches. */
-enum cache_result local_store_watched(struct local *l, struct request *r, struct cache_item *item) MUST_CHECK;
+enum cache_result local_store_watched(struct local *l, struct request *r, struct cache_item *item, enum cache_mode mode,
+                                      struct cache_terms *terms) MUST_CHECK;
 struct cache_item *local_get_watched(struct local *l, const struct request *r, const struct rkey *key, bool touches,
                                      uint32_t exptime) MUST_CHECK;
 void local_tell_refused(struct local *l, const struct request *r, enum cache_result result);
+
+/* An item for a store, with all that the request says. NULL: the outcome of the request is *outcome. */
+struct cache_item *local_make_item(struct local *l, struct request *r, const struct cache_props *props,
+                                   struct outcome *outcome) MUST_CHECK;
+
+/* How a change ended, but for those that have words of their own for success. */
+struct outcome local_store_outcome(enum cache_result result);
+
+/* Hands on the value of key number i. Takes over the item, but not on failure: memory has run out then. */
+bool local_send_hit(struct local *l, struct request *r, uint32_t i, struct cache_item *item,
+                    const struct facts *facts) MUST_CHECK;
+
+/* What of an exptime is kept: as memcached, 32 bits of what clients write. */
+uint32_t local_exptime(const struct local *l, int64_t exptime);
+
+/* A meta command with a key. */
+void local_run_meta(struct local *l, struct request *r);
 
 /* Tells those who watch fetchers that a command looks up its key. */
 void local_tell_lookup(struct local *l, const struct request *r);

@@ -89,14 +89,22 @@ static void tell_settings(struct request *r, const struct cache_stats *s)
     tell_number(r, "maxbytes", s->limit_maxbytes);
 }
 
+struct class_row {
+    const char *name;
+    uint64_t value;
+};
+
+static void tell_class(struct request *r, const char *prefix, unsigned class, const struct class_row *rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        tell(r, "STAT %s%u:%s %" PRIu64, prefix, class, rows[i].name, rows[i].value);
+}
+
 static void tell_items(struct request *r, const struct cache_stats *s)
 {
     for (unsigned i = 1; i < CACHE_CLASSES; i++) {
         const struct cache_class_counters *c = &s->counters.classes[i];
-        const struct {
-            const char *name;
-            uint64_t value;
-        } rows[] = {
+        const struct class_row rows[] = {
             {"number", c->number},
             {"age", s->ages[i]},
             {"mem_requested", c->mem_requested},
@@ -112,31 +120,32 @@ static void tell_items(struct request *r, const struct cache_stats *s)
             {"crawler_items_checked", c->crawler_items_checked},
         };
 
-        for (size_t k = 0; c->number > 0 && k < ARRAY_LEN(rows); k++)
-            tell(r, "STAT items:%u:%s %" PRIu64, i, rows[k].name, rows[k].value);
+        if (c->number > 0)
+            tell_class(r, "items:", i, rows, ARRAY_LEN(rows));
     }
 }
 
-/* There are no pages of a class, so what memcached says of these is said of all. */
+/*
+ * There are no pages of a class, so what memcached says of these is said of all. As there, a class that was once in use is
+ * told when it is empty.
+ */
 static void tell_slabs(struct request *r, const struct cache_stats *s)
 {
     unsigned active = 0;
 
     for (unsigned i = 1; i < CACHE_CLASSES; i++) {
         const struct cache_class_counters *c = &s->counters.classes[i];
-        const struct {
-            const char *name;
-            uint64_t value;
-        } rows[] = {
+        const struct class_row rows[] = {
             {"chunk_size", s->chunk_sizes[i]}, {"used_chunks", c->number},    {"mem_requested", c->mem_requested},
             {"get_hits", c->get_hits},         {"cmd_set", c->cmd_set},       {"delete_hits", c->delete_hits},
             {"incr_hits", c->incr_hits},       {"decr_hits", c->decr_hits},   {"cas_hits", c->cas_hits},
             {"cas_badval", c->cas_badval},     {"touch_hits", c->touch_hits},
         };
 
-        active += c->number > 0;
-        for (size_t k = 0; c->number > 0 && k < ARRAY_LEN(rows); k++)
-            tell(r, "STAT %u:%s %" PRIu64, i, rows[k].name, rows[k].value);
+        if (!s->was_used[i])
+            continue;
+        active++;
+        tell_class(r, "", i, rows, ARRAY_LEN(rows));
     }
     tell(r, "STAT active_slabs %u", active);
     tell_number(r, "total_malloced", s->bytes_held);

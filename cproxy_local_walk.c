@@ -57,7 +57,7 @@ static void tell_meta(struct walk *walk, struct cache_item *item)
     key[util_escape_uri(key, cache_item_key(item), item->nkey)] = '\0';
     n = snprintf(line, sizeof(line),
                  "key=%s exp=%" PRId64 " la=%" PRIu32 " cas=%" PRIu64 " fetch=%s cls=%u size=%" PRIu64 "\n", key,
-                 exptime != 0 ? (int64_t)exptime : -1, cache_item_time(item), item->cas,
+                 exptime != 0 ? (int64_t)exptime : -1, cache_item_time(item), cache_item_unique(item),
                  cache_item_fetched(walk->cache, item) ? "yes" : "no", cache_item_class(walk->cache, item),
                  cache_item_size(item));
     r->ops->raw(r, (const uint8_t *)line, (size_t)n);

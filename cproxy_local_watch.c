@@ -69,13 +69,19 @@ static uint32_t ttl_of(const struct local *l, uint32_t exptime)
     return exptime != 0 ? exptime - cache_clock(l->cache) : 0;
 }
 
+/* The classic command that a store is. */
+static enum opcode store_of(const struct request *r)
+{
+    if (op_is_meta(r->op))
+        return (r->terms.bits & TERM_COMPARE) && r->terms.mode != OP_ADD ? OP_CAS : (enum opcode)r->terms.mode;
+    return r->too_large ? OP_SET : (enum opcode)r->op;
+}
+
 static void tell_store(const struct local *l, const struct request *r, enum cache_result result,
                        const struct cache_sight *sight)
 {
-    const char *command = op_table[r->too_large ? OP_SET : r->op].name;
-
-    watch_tell_store(r->keys[0].p, r->keys[0].len, word_of(result), command, ttl_of(l, sight->exptime), sight->class,
-                     fd_of(l, r), sight->nvalue);
+    watch_tell_store(r->keys[0].p, r->keys[0].len, word_of(result), op_table[store_of(r)].name,
+                     ttl_of(l, sight->exptime), sight->class, fd_of(l, r), sight->nvalue);
 }
 
 void local_tell_refused(struct local *l, const struct request *r, enum cache_result result)
@@ -85,7 +91,8 @@ void local_tell_refused(struct local *l, const struct request *r, enum cache_res
     tell_store(l, r, result, &nothing);
 }
 
-enum cache_result local_store_watched(struct local *l, struct request *r, struct cache_item *item)
+enum cache_result local_store_watched(struct local *l, struct request *r, struct cache_item *item, enum cache_mode mode,
+                                      struct cache_terms *terms)
 {
     const struct rkey *key = &r->keys[0];
     struct cache_sight sight = {
@@ -94,9 +101,9 @@ enum cache_result local_store_watched(struct local *l, struct request *r, struct
 
     if (watch_wants(WATCH_FETCHERS))
         local_tell_lookup(l, r);
-    result = local_store(l, r, item);
+    result = cache_store_with(l->cache, item, mode, terms);
     /* The item that it has become is another one. */
-    if (result == CACHE_STORED && (r->op == OP_APPEND || r->op == OP_PREPEND))
+    if (result == CACHE_STORED && (mode == CACHE_APPEND || mode == CACHE_PREPEND))
         sight = cache_look(l->cache, key->p, key->len);
     if (watch_wants(WATCH_MUTATIONS))
         tell_store(l, r, result, &sight);

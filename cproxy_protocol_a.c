@@ -12,131 +12,13 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "codec.h"
+#include "cproxy_text.h"
 
-enum {
-    TOKENS_MAX = 24,                /* words of a command that is no retrieval */
-    LINE_MAX_OTHERS = 2048,         /* bytes of a line that is no retrieval, so far without an end */
-    REPLY_LINE_MAX = 8192,          /* bytes of a line of a reply */
-    VALUE_MAX = 1024 * 1024 * 1024, /* bytes of a value: memcached's own limit of -I */
-};
-
-#define BAD_FORMAT "CLIENT_ERROR bad command line format"
 #define BAD_DELETE "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]"
 #define BAD_EXPTIME "CLIENT_ERROR invalid exptime argument"
 #define BAD_DELTA "CLIENT_ERROR invalid numeric delta argument"
-#define BAD_LINE "CLIENT_ERROR line too long"
-#define BAD_COMMAND "ERROR"
-
-#define CRLF "\r\n"
-
-struct token {
-    const uint8_t *p;
-    size_t len;
-};
-
-struct line {
-    const uint8_t *p; /* all of it, without its end */
-    size_t len;
-    struct token *tokens;
-    size_t num_tokens; /* TOKENS_MAX: there may be more */
-};
-
-/* --- words and numbers --- */
-
-static bool token_is(const struct token *t, const char *word)
-{
-    size_t len = strlen(word);
-
-    return t->len == len && memcmp(t->p, word, len) == 0;
-}
-
-/* Advances *p to the next word before end; returns its length, 0 when there is none. */
-static size_t next_word(const uint8_t **p, const uint8_t *end)
-{
-    const uint8_t *s = *p;
-    const uint8_t *e;
-
-    while (s < end && *s == ' ')
-        s++;
-    for (e = s; e < end && *e != ' '; e++)
-        ;
-    *p = s;
-    return (size_t)(e - s);
-}
-
-static size_t tokenize(const uint8_t *p, size_t len, struct token *tokens)
-{
-    const uint8_t *end = p + len;
-    size_t n = 0;
-
-    while (n < TOKENS_MAX && (len = next_word(&p, end)) > 0) {
-        tokens[n].p = p;
-        tokens[n].len = len;
-        p += len;
-        n++;
-    }
-    return n;
-}
-
-static bool is_white(uint8_t c)
-{
-    return c >= '\t' && c <= '\r';
-}
-
-/*
- * The digits of a number, and its sign, in a word. memcached reads numbers with strtol: white space that does not part
- * words (all but the blank) may stand in front, and what stands behind white space does not count.
- */
-static struct token digits_of(const struct token *t)
-{
-    struct token digits = *t;
-
-    while (digits.len > 0 && is_white(digits.p[0])) {
-        digits.p++;
-        digits.len--;
-    }
-    for (size_t i = 0; i < digits.len; i++)
-        if (UNLIKELY(is_white(digits.p[i])))
-            digits.len = i;
-    return digits;
-}
-
-/* An unsigned number as memcached reads it: a '+' in front is allowed. */
-static bool token_u64(const struct token *t, uint64_t *out)
-{
-    struct token digits = digits_of(t);
-    size_t plus = digits.len > 1 && digits.p[0] == '+';
-
-    return util_parse_u64((const char *)digits.p + plus, digits.len - plus, out);
-}
-
-static bool token_u32(const struct token *t, uint32_t *out)
-{
-    uint64_t v;
-
-    if (!token_u64(t, &v) || v > UINT32_MAX)
-        return false;
-    *out = (uint32_t)v;
-    return true;
-}
-
-static bool token_i64(const struct token *t, int64_t *out)
-{
-    struct token digits = digits_of(t);
-    size_t plus = digits.len > 1 && digits.p[0] == '+' && digits.p[1] != '-';
-
-    return util_parse_i64((const char *)digits.p + plus, digits.len - plus, out);
-}
 
 /* --- requests, in --- */
-
-static enum parse_status refuse(struct command *cmd, const char *error)
-{
-    cmd->op = OP_REFUSED;
-    cmd->error = error;
-    return PARSE_BAD;
-}
 
 static bool last_is_noreply(const struct line *line)
 {
@@ -172,17 +54,17 @@ static bool key_list_add(struct key_list *keys, const uint8_t *p, size_t len)
 /* Reads the keys of a retrieval. A key that is too long refuses the whole command. */
 static enum parse_status read_keys(const uint8_t *p, const uint8_t *end, struct key_list *keys, struct command *cmd)
 {
-    size_t len = next_word(&p, end);
+    size_t len = text_next_word(&p, end);
 
     if (len == 0)
-        return refuse(cmd, BAD_COMMAND);
+        return text_refuse(cmd, BAD_COMMAND);
     if (len > KEY_MAX)
-        return refuse(cmd, BAD_FORMAT);
+        return text_refuse(cmd, BAD_FORMAT);
     cmd->key = p;
     cmd->key_len = len;
     cmd->num_keys = 1;
     p += len;
-    len = next_word(&p, end);
+    len = text_next_word(&p, end);
     if (len == 0)
         return PARSE_OK;
 
@@ -191,11 +73,11 @@ static enum parse_status read_keys(const uint8_t *p, const uint8_t *end, struct 
         return PARSE_NO_MEMORY;
     do {
         if (len > KEY_MAX)
-            return refuse(cmd, BAD_FORMAT);
+            return text_refuse(cmd, BAD_FORMAT);
         if (!key_list_add(keys, p, len))
             return PARSE_NO_MEMORY;
         p += len;
-        len = next_word(&p, end);
+        len = text_next_word(&p, end);
     } while (len > 0);
     keys->v[keys->n - 1].next = RKEY_END;
     cmd->num_keys = keys->n;
@@ -214,12 +96,12 @@ static enum parse_status parse_gat(const struct line *line, struct key_list *key
     const uint8_t *end = line->p + line->len;
 
     if (line->num_tokens < 2)
-        return refuse(cmd, BAD_COMMAND);
+        return text_refuse(cmd, BAD_COMMAND);
     if (!token_i64(&line->tokens[1], &cmd->exptime))
-        return refuse(cmd, BAD_EXPTIME);
+        return text_refuse(cmd, BAD_EXPTIME);
     /* memcached finds nothing wrong with asking for no key. */
     if (line->num_tokens == 2)
-        return refuse(cmd, "END");
+        return text_refuse(cmd, "END");
     return read_keys(line->tokens[1].p + line->tokens[1].len, end, keys, cmd);
 }
 
@@ -232,17 +114,17 @@ static enum parse_status parse_store(const struct line *line, struct key_list *k
 
     (void)keys;
     if (line->num_tokens != args && line->num_tokens != args + 1)
-        return refuse(cmd, BAD_COMMAND);
+        return text_refuse(cmd, BAD_COMMAND);
     cmd->noreply = last_is_noreply(line);
     if (!token_i64(&t[4], &len) || len < 0 || len > INT32_MAX - 2)
-        return refuse(cmd, BAD_FORMAT);
+        return text_refuse(cmd, BAD_FORMAT);
     /* From here on the length of the value is known, and it is skipped when the command is refused. */
     cmd->body_len = (size_t)len;
     cmd->body_tail = 2;
     if (!set_key(&t[1], cmd) || !token_u32(&t[2], &cmd->flags) || !token_i64(&t[3], &cmd->exptime))
-        return refuse(cmd, BAD_FORMAT);
+        return text_refuse(cmd, BAD_FORMAT);
     if (cmd->op == OP_CAS && !token_u64(&t[5], &cmd->number))
-        return refuse(cmd, BAD_FORMAT);
+        return text_refuse(cmd, BAD_FORMAT);
     return PARSE_OK;
 }
 
@@ -250,12 +132,12 @@ static enum parse_status parse_arith(const struct line *line, struct key_list *k
 {
     (void)keys;
     if (line->num_tokens != 3 && line->num_tokens != 4)
-        return refuse(cmd, BAD_COMMAND);
+        return text_refuse(cmd, BAD_COMMAND);
     cmd->noreply = last_is_noreply(line);
     if (!set_key(&line->tokens[1], cmd))
-        return refuse(cmd, BAD_FORMAT);
+        return text_refuse(cmd, BAD_FORMAT);
     if (!token_u64(&line->tokens[2], &cmd->number))
-        return refuse(cmd, BAD_DELTA);
+        return text_refuse(cmd, BAD_DELTA);
     return PARSE_OK;
 }
 
@@ -263,12 +145,12 @@ static enum parse_status parse_touch(const struct line *line, struct key_list *k
 {
     (void)keys;
     if (line->num_tokens != 3 && line->num_tokens != 4)
-        return refuse(cmd, BAD_COMMAND);
+        return text_refuse(cmd, BAD_COMMAND);
     cmd->noreply = last_is_noreply(line);
     if (!set_key(&line->tokens[1], cmd))
-        return refuse(cmd, BAD_FORMAT);
+        return text_refuse(cmd, BAD_FORMAT);
     if (!token_i64(&line->tokens[2], &cmd->exptime))
-        return refuse(cmd, BAD_EXPTIME);
+        return text_refuse(cmd, BAD_EXPTIME);
     return PARSE_OK;
 }
 
@@ -280,16 +162,16 @@ static enum parse_status parse_delete(const struct line *line, struct key_list *
 
     (void)keys;
     if (n < 2 || n > 4)
-        return refuse(cmd, BAD_COMMAND);
+        return text_refuse(cmd, BAD_COMMAND);
     if (n > 2) {
         bool zero = token_is(&t[2], "0");
 
         cmd->noreply = last_is_noreply(line);
         if (!(n == 3 && (zero || cmd->noreply)) && !(n == 4 && zero && cmd->noreply))
-            return refuse(cmd, BAD_DELETE);
+            return text_refuse(cmd, BAD_DELETE);
     }
     if (!set_key(&t[1], cmd))
-        return refuse(cmd, BAD_FORMAT);
+        return text_refuse(cmd, BAD_FORMAT);
     return PARSE_OK;
 }
 
@@ -297,12 +179,12 @@ static enum parse_status parse_flush_all(const struct line *line, struct key_lis
 {
     (void)keys;
     if (line->num_tokens > 3)
-        return refuse(cmd, BAD_COMMAND);
+        return text_refuse(cmd, BAD_COMMAND);
     cmd->noreply = last_is_noreply(line);
     if (line->num_tokens == (cmd->noreply ? 2 : 1))
         return PARSE_OK;
     if (!token_i64(&line->tokens[1], &cmd->exptime))
-        return refuse(cmd, BAD_EXPTIME);
+        return text_refuse(cmd, BAD_EXPTIME);
     cmd->has_exptime = true;
     return PARSE_OK;
 }
@@ -313,10 +195,10 @@ static enum parse_status parse_verbosity(const struct line *line, struct key_lis
 
     (void)keys;
     if (line->num_tokens < 2 || line->num_tokens > 3)
-        return refuse(cmd, BAD_COMMAND);
+        return text_refuse(cmd, BAD_COMMAND);
     cmd->noreply = last_is_noreply(line);
     if (!token_u32(&line->tokens[1], &level))
-        return refuse(cmd, BAD_FORMAT);
+        return text_refuse(cmd, BAD_FORMAT);
     cmd->exptime = level;
     return PARSE_OK;
 }
@@ -335,7 +217,7 @@ static enum parse_status parse_stats(const struct line *line, struct key_list *k
 {
     (void)keys;
     /* It is passed on, and a server closes a connection on which a line does not end soon. */
-    return set_arg(line, cmd) ? PARSE_OK : refuse(cmd, BAD_LINE);
+    return set_arg(line, cmd) ? PARSE_OK : text_refuse(cmd, BAD_LINE);
 }
 
 static enum parse_status parse_bare(const struct line *line, struct key_list *keys, struct command *cmd)
@@ -349,7 +231,7 @@ static enum parse_status parse_bare(const struct line *line, struct key_list *ke
 static enum parse_status parse_manage(const struct line *line, struct key_list *keys, struct command *cmd)
 {
     (void)keys;
-    return set_arg(line, cmd) ? PARSE_OK : refuse(cmd, BAD_LINE);
+    return set_arg(line, cmd) ? PARSE_OK : text_refuse(cmd, BAD_LINE);
 }
 
 /* watch [kind]... */
@@ -357,7 +239,7 @@ static enum parse_status parse_watch(const struct line *line, struct key_list *k
 {
     (void)keys;
     cmd->noreply = last_is_noreply(line);
-    return set_arg(line, cmd) ? PARSE_OK : refuse(cmd, BAD_COMMAND);
+    return set_arg(line, cmd) ? PARSE_OK : text_refuse(cmd, BAD_COMMAND);
 }
 
 /* cache_memlimit megabytes [noreply] */
@@ -365,7 +247,7 @@ static enum parse_status parse_memlimit(const struct line *line, struct key_list
 {
     (void)keys;
     if (line->num_tokens < 2 || line->num_tokens > 3 || !token_u64(&line->tokens[1], &cmd->number))
-        return refuse(cmd, BAD_COMMAND);
+        return text_refuse(cmd, BAD_COMMAND);
     cmd->noreply = last_is_noreply(line);
     return PARSE_OK;
 }
@@ -395,22 +277,22 @@ static enum parse_status parse_unknown(const struct line *line, struct command *
 
     if (line->num_tokens == 3 && token_is(&line->tokens[0], "slabs") && token_is(&line->tokens[1], "automove") &&
         !token_u32(last, &mode))
-        return refuse(cmd, BAD_FORMAT);
+        return text_refuse(cmd, BAD_FORMAT);
 
     if (line->num_tokens > 1 && last->len >= 5 && memcmp(last->p, "HTTP/", 5) == 0) {
         cmd->hangup = true;
-        return refuse(cmd, NULL);
+        return text_refuse(cmd, NULL);
     }
-    return refuse(cmd, BAD_COMMAND);
+    return text_refuse(cmd, BAD_COMMAND);
 }
 
 static enum parse_status parse_line(const uint8_t *p, size_t len, struct key_list *keys, struct command *cmd)
 {
     struct token tokens[TOKENS_MAX];
-    struct line line = {p, len, tokens, tokenize(p, len, tokens)};
+    struct line line = {p, len, tokens, text_tokenize(p, len, tokens)};
 
     if (line.num_tokens == 0)
-        return refuse(cmd, BAD_COMMAND);
+        return text_refuse(cmd, BAD_COMMAND);
     for (int op = 0; op < OP_COUNT; op++) {
         if (parsers[op] == NULL || !token_is(&tokens[0], op_table[op].name))
             continue;
@@ -424,7 +306,7 @@ static enum parse_status parse_line(const uint8_t *p, size_t len, struct key_lis
 static bool may_be_long(const uint8_t *p, size_t n)
 {
     const uint8_t *end = p + n;
-    size_t len = next_word(&p, end);
+    size_t len = text_next_word(&p, end);
     struct token word = {p, len};
 
     return token_is(&word, "get") || token_is(&word, "gets") || token_is(&word, "gat") || token_is(&word, "gats");
@@ -433,24 +315,17 @@ static bool may_be_long(const uint8_t *p, size_t n)
 static enum parse_status ascii_parse_request(const uint8_t *p, size_t n, size_t seen, struct key_list *keys,
                                              struct command *cmd)
 {
-    const uint8_t *lf = memchr(p + seen, '\n', n - seen);
-    const uint8_t *end, *nul;
+    const uint8_t *end;
 
-    memset(cmd, 0, sizeof(*cmd));
-    if (lf == NULL) {
+    memset(cmd, 0, offsetof(struct command, terms));
+    end = text_line_end(p, n, seen, cmd);
+    if (end == NULL) {
         if (n <= LINE_MAX_OTHERS || may_be_long(p, n))
             return PARSE_MORE;
         cmd->hangup = true;
         cmd->consumed = n;
-        return refuse(cmd, BAD_LINE);
+        return text_refuse(cmd, BAD_LINE);
     }
-    cmd->consumed = (size_t)(lf - p) + 1;
-    end = lf > p && lf[-1] == '\r' ? lf - 1 : lf;
-    /* memcached ends a command at a NUL: what stands behind it is not looked at. */
-    nul = memchr(p, '\0', (size_t)(end - p));
-    if (UNLIKELY(nul != NULL))
-        end = nul;
-
     if (LIKELY(end - p > 4 && memcmp(p, "get ", 4) == 0)) {
         cmd->op = OP_GET;
         return read_keys(p + 4, end, keys, cmd);
@@ -465,7 +340,7 @@ static enum parse_status ascii_parse_request(const uint8_t *p, size_t n, size_t 
 static bool ascii_is_hopeless(const uint8_t *p, size_t n)
 {
     const uint8_t *end = p + n;
-    size_t len = next_word(&p, end), capitals = 0;
+    size_t len = text_next_word(&p, end), capitals = 0;
     struct token word = {p, len};
 
     if (p + len == end || token_is(&word, "slabs") || memchr(p, '\0', len) != NULL)
@@ -478,37 +353,32 @@ static bool ascii_is_hopeless(const uint8_t *p, size_t n)
     return capitals < len;
 }
 
-static bool ascii_check_tail(const uint8_t *p, size_t n)
-{
-    return n == 2 && p[0] == '\r' && p[1] == '\n';
-}
-
 /* --- requests, out --- */
+
+/* The command that says it: a meta command is said by a classic one, if it can be. */
+static enum opcode classic_op(const struct request *r)
+{
+    uint32_t bits;
+
+    if (LIKELY(!op_is_meta(r->op)))
+        return (enum opcode)r->op;
+    bits = r->terms.bits;
+    switch (r->op) {
+    case OP_META_GET:
+        if (bits & TERM_TOUCH)
+            return bits & TERM_UNIQUE ? OP_GATS : OP_GAT;
+        return bits & TERM_UNIQUE ? OP_GETS : OP_GET;
+    case OP_META_SET:
+        return bits & TERM_COMPARE && r->terms.mode != OP_ADD ? OP_CAS : (enum opcode)r->terms.mode;
+    case OP_META_ARITH:
+        return (enum opcode)r->terms.mode;
+    default:
+        return OP_DELETE;
+    }
+}
 
 /* Bytes that a composed header takes at the most: a word, a key, five numbers, blanks. */
 enum { HEADER_MAX = 16 + KEY_MAX + 5 * (U64_DIGITS + 1) };
-
-static uint8_t *put(uint8_t *to, const void *p, size_t n)
-{
-    memcpy(to, p, n);
-    return to + n;
-}
-
-static uint8_t *put_u64(uint8_t *to, uint64_t v)
-{
-    *to++ = ' ';
-    return to + util_format_u64((char *)to, v);
-}
-
-static uint8_t *put_i64(uint8_t *to, int64_t v)
-{
-    *to++ = ' ';
-    if (v < 0) {
-        *to++ = '-';
-        return to + util_format_u64((char *)to, 0 - (uint64_t)v);
-    }
-    return to + util_format_u64((char *)to, (uint64_t)v);
-}
 
 static uint8_t *put_key(uint8_t *to, const struct rkey *key)
 {
@@ -516,14 +386,14 @@ static uint8_t *put_key(uint8_t *to, const struct rkey *key)
     return put(to, key->p, key->len);
 }
 
-static uint8_t *put_word(uint8_t *to, const struct request *r)
+static uint8_t *put_word(uint8_t *to, enum opcode op)
 {
-    const char *word = op_table[r->op].name;
+    const char *word = op_table[op].name;
 
     return put(to, word, strlen(word));
 }
 
-static bool compose_get(const struct request *r, struct bufpool *bufs, struct spanq *out)
+static bool compose_get(const struct request *r, enum opcode op, struct bufpool *bufs, struct spanq *out)
 {
     size_t room;
     uint8_t *start = spanq_reserve(out, bufs, HEADER_MAX, HEADER_MAX + (size_t)r->num_keys * 32, &room);
@@ -531,8 +401,8 @@ static bool compose_get(const struct request *r, struct bufpool *bufs, struct sp
 
     if (start == NULL)
         return false;
-    to = put_word(start, r);
-    if (r->op == OP_GAT || r->op == OP_GATS)
+    to = put_word(start, op);
+    if (op == OP_GAT || op == OP_GATS)
         to = put_i64(to, r->exptime);
     for (uint32_t i = r->first; i != RKEY_END; i = r->keys[i].next) {
         if (UNLIKELY(room - (size_t)(to - start) < KEY_MAX + 1 + sizeof(CRLF))) {
@@ -549,7 +419,7 @@ static bool compose_get(const struct request *r, struct bufpool *bufs, struct sp
     return true;
 }
 
-static bool compose_store(const struct request *r, struct bufpool *bufs, struct spanq *out)
+static bool compose_store(const struct request *r, enum opcode op, struct bufpool *bufs, struct spanq *out)
 {
     const uint8_t *inl = request_inline_value(r);
     size_t least = HEADER_MAX + sizeof(r->inl) + 2;
@@ -558,13 +428,13 @@ static bool compose_store(const struct request *r, struct bufpool *bufs, struct 
 
     if (start == NULL)
         return false;
-    to = put_word(start, r);
+    to = put_word(start, op);
     to = put_key(to, &r->keys[r->first]);
     to = put_u64(to, r->flags);
     to = put_i64(to, r->exptime);
     to = put_u64(to, request_value_len(r));
-    if (r->op == OP_CAS)
-        to = put_u64(to, r->number);
+    if (op == OP_CAS)
+        to = put_u64(to, r->op == OP_CAS ? r->number : r->terms.compare);
     to = put(to, CRLF, 2);
     if (inl != NULL)
         to = put(to, inl, r->inl_value_len);
@@ -578,19 +448,19 @@ static bool compose_store(const struct request *r, struct bufpool *bufs, struct 
 }
 
 /* Everything that fits into one line without a value. */
-static bool compose_line(const struct request *r, struct bufpool *bufs, struct spanq *out)
+static bool compose_line(const struct request *r, enum opcode op, struct bufpool *bufs, struct spanq *out)
 {
     uint8_t *start = spanq_reserve(out, bufs, HEADER_MAX, HEADER_MAX, NULL);
     uint8_t *to;
 
     if (start == NULL)
         return false;
-    to = put_word(start, r);
-    if (op_flags((enum opcode)r->op) & OPF_KEY)
+    to = put_word(start, op);
+    if (op_flags(op) & OPF_KEY)
         to = put_key(to, &r->keys[r->first]);
-    if (r->op == OP_INCR || r->op == OP_DECR)
+    if (op == OP_INCR || op == OP_DECR)
         to = put_u64(to, r->number);
-    if (r->op == OP_TOUCH || r->has_exptime)
+    if (op == OP_TOUCH || r->has_exptime)
         to = put_i64(to, r->exptime);
     to = put(to, CRLF, 2);
     spanq_commit(out, (size_t)(to - start));
@@ -608,15 +478,16 @@ static bool compose_stats(const struct request *r, struct bufpool *bufs, struct 
 
 static bool ascii_compose_request(const struct request *r, struct bufpool *bufs, struct spanq *out)
 {
-    unsigned flags = op_flags((enum opcode)r->op);
+    enum opcode op = classic_op(r);
+    unsigned flags = op_flags(op);
 
     if (flags & OPF_VALUES)
-        return compose_get(r, bufs, out);
+        return compose_get(r, op, bufs, out);
     if (flags & OPF_BODY)
-        return compose_store(r, bufs, out);
-    if (r->op == OP_STATS)
+        return compose_store(r, op, bufs, out);
+    if (op == OP_STATS)
         return compose_stats(r, bufs, out);
-    return compose_line(r, bufs, out);
+    return compose_line(r, op, bufs, out);
 }
 
 /* --- replies, in --- */
@@ -687,18 +558,18 @@ static const struct fixed_reply *replies_to(enum opcode op)
     }
 }
 
-static enum parse_status bad_reply(struct reply *reply, const char *why)
+static bool wants_unique(const struct request *r)
 {
-    reply->why = why;
-    return PARSE_BAD;
+    enum opcode op = classic_op(r);
+
+    return op == OP_GETS || op == OP_GATS;
 }
 
-/* Reads digits up to `stop`, which must follow; NULL when they are no number. */
-static const uint8_t *read_number(const uint8_t *p, const uint8_t *end, uint8_t stop, uint64_t *out)
+/* What else a meta get is told of a value. */
+static void complete_facts(const struct request *r, uint32_t size, struct facts *facts)
 {
-    const uint8_t *e = p + util_scan_u64((const char *)p, (size_t)(end - p), out);
-
-    return e != p && e != end && *e == stop ? e + 1 : NULL;
+    *facts = (struct facts){
+        .unique = facts->unique, .flags = facts->flags, .size = size, .is_binary = (r->terms.bits & TERM_BASE64) != 0};
 }
 
 /* "VALUE <key> <flags> <bytes>[ <cas unique>]\r\n"; end is behind the CR. */
@@ -707,119 +578,95 @@ static enum parse_status parse_value(const struct request *r, const uint8_t *p, 
     const uint8_t *start = p;
     const uint8_t *blank;
     struct hit *hit = &reply->hit;
+    bool has_unique = wants_unique(r);
     uint64_t flags, len;
 
     p += 6;
     blank = memchr(p, ' ', (size_t)(end - p));
     if (blank == NULL || blank == p)
-        return bad_reply(reply, "a VALUE without a key");
+        return text_bad_reply(reply, "a VALUE without a key");
     reply->key = p;
     reply->key_len = (size_t)(blank - p);
 
-    hit->has_cas = r->op == OP_GETS || r->op == OP_GATS;
-    p = read_number(blank + 1, end, ' ', &flags);
+    p = text_read_number(blank + 1, end, ' ', &flags);
     if (p == NULL || flags > UINT32_MAX)
-        return bad_reply(reply, "a VALUE with bad flags");
-    p = read_number(p, end, hit->has_cas ? ' ' : '\r', &len);
+        return text_bad_reply(reply, "a VALUE with bad flags");
+    p = text_read_number(p, end, has_unique ? ' ' : '\r', &len);
     if (p == NULL || len > VALUE_MAX)
-        return bad_reply(reply, "a VALUE with a bad length");
-    hit->cas = 0;
-    if (hit->has_cas) {
-        p = read_number(p, end, '\r', &hit->cas);
+        return text_bad_reply(reply, "a VALUE with a bad length");
+    hit->facts.unique = 0;
+    if (has_unique) {
+        p = text_read_number(p, end, '\r', &hit->facts.unique);
         if (p == NULL)
-            return bad_reply(reply, "a VALUE with a bad cas unique");
+            return text_bad_reply(reply, "a VALUE with a bad cas unique");
     }
     if (p != end)
-        return bad_reply(reply, "a VALUE with too many words");
-    hit->flags = (uint32_t)flags;
+        return text_bad_reply(reply, "a VALUE with too many words");
+    hit->facts.flags = (uint32_t)flags;
+    if (UNLIKELY(op_is_meta(r->op)))
+        complete_facts(r, (uint32_t)len, &hit->facts);
     hit->value_len = (size_t)len;
     hit->tail_len = 2;
     hit->head = start;
     hit->head_len = reply->consumed;
     reply->kind = REPLY_HIT;
+    reply->is_last = false;
     return PARSE_OK;
-}
-
-static bool begins_with(const uint8_t *p, size_t n, const char *prefix)
-{
-    size_t len = strlen(prefix);
-
-    return n >= len && memcmp(p, prefix, len) == 0;
-}
-
-static enum parse_status reply_done(struct reply *reply, enum result result, const uint8_t *p, size_t len)
-{
-    reply->kind = REPLY_DONE;
-    reply->outcome.result = result;
-    reply->outcome.message = NULL;
-    reply->outcome.text = p;
-    reply->outcome.text_len = len;
-    return PARSE_OK;
-}
-
-/* One of the three words, and a reason behind it or nothing. */
-static bool is_error(const uint8_t *p, size_t len)
-{
-    static const char *const words[] = {"SERVER_ERROR", "CLIENT_ERROR", "ERROR"};
-
-    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
-        size_t n = strlen(words[i]);
-
-        if (begins_with(p, len, words[i]))
-            return p[n] == ' ' || p[n] == ':' || p[n] == '\r';
-    }
-    return false;
 }
 
 /* One whole line, its length with CR LF, that is neither a VALUE nor one of the fixed replies. */
-static enum parse_status parse_other(const struct request *r, const uint8_t *p, size_t len, struct reply *reply)
+static enum parse_status parse_other(enum opcode op, const uint8_t *p, size_t len, struct reply *reply)
 {
     uint64_t number;
 
-    if (is_error(p, len)) {
+    if (text_is_error(p, len)) {
         /* A server that does not know a storage command takes the value for commands, and answers those too. */
-        reply->suspicious = (op_flags((enum opcode)r->op) & OPF_BODY) && p[0] == 'E';
-        return reply_done(reply, RESULT_ERROR, p, len);
+        reply->suspicious = (op_flags(op) & OPF_BODY) && p[0] == 'E';
+        return text_reply_done(reply, RESULT_ERROR, p, len);
     }
-    if (r->op == OP_STATS &&
+    if (op == OP_STATS &&
         (begins_with(p, len, "STAT ") || begins_with(p, len, "PREFIX ") || begins_with(p, len, "ITEM "))) {
         reply->kind = REPLY_STAT;
         reply->line = p;
         reply->line_len = len - 2;
         return PARSE_OK;
     }
-    if (r->op == OP_INCR || r->op == OP_DECR) {
+    if (op == OP_INCR || op == OP_DECR) {
         size_t digits = len - 2;
 
         /* memcached before 1.4 pads a decremented number with blanks. */
         while (digits > 0 && p[digits - 1] == ' ')
             digits--;
-        if (util_parse_u64((const char *)p, digits, &number))
-            return reply_done(reply, RESULT_NUMBER, p, len);
+        if (util_parse_u64((const char *)p, digits, &number)) {
+            text_reply_done(reply, RESULT_NUMBER, p, len);
+            reply->outcome.number = number;
+            return PARSE_OK;
+        }
     }
-    return bad_reply(reply, "a reply that does not belong to the request");
+    return text_bad_reply(reply, "a reply that does not belong to the request");
 }
 
 static enum parse_status ascii_parse_reply(const struct request *r, const uint8_t *p, size_t n, size_t seen,
                                            struct reply *reply)
 {
     const uint8_t *lf = memchr(p + seen, '\n', n - seen);
+    enum opcode op = classic_op(r);
     size_t len;
 
     reply->suspicious = false;
     if (lf == NULL)
-        return n < REPLY_LINE_MAX ? PARSE_MORE : bad_reply(reply, "a line without an end");
+        return n < REPLY_LINE_MAX ? PARSE_MORE : text_bad_reply(reply, "a line without an end");
     len = (size_t)(lf - p) + 1;
     reply->consumed = len;
     if (len < 3 || lf[-1] != '\r')
-        return bad_reply(reply, "a line that does not end in CR LF");
+        return text_bad_reply(reply, "a line that does not end in CR LF");
 
-    if ((op_flags((enum opcode)r->op) & OPF_VALUES) && begins_with(p, len, "VALUE "))
+    if ((op_flags(op) & OPF_VALUES) && begins_with(p, len, "VALUE "))
         return parse_value(r, p, lf, reply);
-    for (const struct fixed_reply *f = replies_to((enum opcode)r->op); f->line != NULL; f++)
+    for (const struct fixed_reply *f = replies_to(op); f->line != NULL; f++)
         if (f->len == len && memcmp(f->line, p, len) == 0)
-            return reply_done(reply, f->result, p, len);
-    return parse_other(r, p, len, reply);
+            return text_reply_done(reply, f->result, p, len);
+    return parse_other(op, p, len, reply);
 }
 
 /* --- replies, out --- */
@@ -834,68 +681,127 @@ static const char *const result_lines[] = {
     [RESULT_TOUCHED] = "TOUCHED",
     [RESULT_OK] = "OK",
     [RESULT_RESET] = "RESET",
-    [RESULT_VERSION] = "VERSION",
-    [RESULT_WRITE_FAILED] = "SERVER_ERROR proxy write to downstream",
-    [RESULT_CLOSED] = "SERVER_ERROR proxy downstream closed",
-    [RESULT_TIMEOUT] = "SERVER_ERROR proxy downstream timeout",
-    [RESULT_QUEUE_FULL] = "SERVER_ERROR proxy out of downstreams",
-    [RESULT_WAITED] = "SERVER_ERROR proxy wait queue timeout",
-    [RESULT_NO_MEMORY] = "SERVER_ERROR out of memory",
 };
 
-/* The results whose line ends in the message. */
-static bool has_message(enum result result)
-{
-    return result == RESULT_WRITE_FAILED || result == RESULT_CLOSED || result == RESULT_TIMEOUT ||
-           result == RESULT_VERSION;
-}
-
-static bool ascii_compose_outcome(const struct request *r, const struct outcome *outcome, struct bufpool *bufs,
-                                  struct spanq *out)
+/* A word, and a message behind it if there is one. */
+static bool compose_word(const char *word, const char *message, struct bufpool *bufs, struct spanq *out)
 {
     size_t before = out->bytes;
-    const char *line;
-    bool ok;
+    bool ok = spanq_copy(out, bufs, word, strlen(word));
 
-    (void)r;
-    if (outcome->text != NULL)
-        return spanq_copy(out, bufs, outcome->text, outcome->text_len);
-    line = outcome->result == RESULT_REFUSED ? outcome->message : result_lines[outcome->result];
-    assert(line != NULL);
-    ok = spanq_copy(out, bufs, line, strlen(line));
-    if (ok && has_message(outcome->result))
-        ok = spanq_copy(out, bufs, " ", 1) && spanq_copy(out, bufs, outcome->message, strlen(outcome->message));
+    if (ok && message != NULL)
+        ok = spanq_copy(out, bufs, " ", 1) && spanq_copy(out, bufs, message, strlen(message));
     ok = ok && spanq_copy(out, bufs, CRLF, 2);
     if (!ok)
         spanq_truncate(out, bufs, before);
     return ok;
 }
 
-static size_t ascii_compose_head(const struct rkey *key, const struct hit *hit, uint8_t *dst)
+static bool ascii_compose_outcome(const struct request *r, const struct outcome *outcome, struct bufpool *bufs,
+                                  struct spanq *out)
 {
-    char *p = (char *)dst;
+    char line[U64_DIGITS + sizeof(CRLF)];
+    size_t n;
 
-    memcpy(p, "VALUE ", 6);
-    p += 6;
-    memcpy(p, key->p, key->len);
-    p += key->len;
-    *p++ = ' ';
-    p += util_format_u64(p, hit->flags);
-    *p++ = ' ';
-    p += util_format_u64(p, hit->value_len);
-    if (hit->has_cas) {
-        *p++ = ' ';
-        p += util_format_u64(p, hit->cas);
+    (void)r;
+    if (outcome->text != NULL)
+        return spanq_copy(out, bufs, outcome->text, outcome->text_len);
+    switch (outcome->result) {
+    case RESULT_VERSION:
+        return compose_word("VERSION", outcome->message, bufs, out);
+    case RESULT_NUMBER:
+        n = util_format_u64(line, outcome->number);
+        memcpy(line + n, CRLF, 2);
+        return spanq_copy(out, bufs, line, n + 2);
+    default:
+        break;
     }
-    memcpy(p, CRLF, 2);
-    return (size_t)(p + 2 - (char *)dst);
+    if (outcome->result < ARRAY_LEN(result_lines) && result_lines[outcome->result] != NULL)
+        return compose_word(result_lines[outcome->result], NULL, bufs, out);
+    return text_compose_error(outcome, bufs, out);
+}
+
+static size_t ascii_compose_head(const struct request *r, const struct hit *hit, uint8_t *dst)
+{
+    const struct rkey *key = &r->keys[hit->key];
+    uint8_t *p = put(dst, "VALUE ", 6);
+
+    p = put(p, key->p, key->len);
+    p = put_u64(p, hit->facts.flags);
+    p = put_u64(p, hit->value_len);
+    if (wants_unique(r))
+        p = put_u64(p, hit->facts.unique);
+    p = put(p, CRLF, 2);
+    return (size_t)(p - dst);
+}
+
+/* --- what it cannot say --- */
+
+/* A key is a word. */
+static bool is_word(const struct rkey *key)
+{
+    for (uint32_t i = 0; i < key->len; i++)
+        if (key->p[i] <= ' ' || key->p[i] == 0x7f)
+            return false;
+    return true;
+}
+
+#define NEEDS_META(what) "SERVER_ERROR proxy downstream has no meta commands, for " what
+
+/* What a classic command cannot do, however it is written. */
+static const struct {
+    uint32_t bit;
+    const char *error;
+} lacking[] = {
+    {TERM_TTL, NEEDS_META("t")},          {TERM_IDLE, NEEDS_META("l")},        {TERM_FETCHED, NEEDS_META("h")},
+    {TERM_SILENT, NEEDS_META("u")},       {TERM_RECACHE, NEEDS_META("R")},     {TERM_VIVIFY, NEEDS_META("N")},
+    {TERM_NEW_UNIQUE, NEEDS_META("E")},   {TERM_INVALIDATE, NEEDS_META("I")},  {TERM_REMOVE_VALUE, NEEDS_META("x")},
+    {TERM_COMPARE, NEEDS_META("C here")}, {TERM_UNIQUE, NEEDS_META("c here")}, {TERM_TOUCH, NEEDS_META("T here")},
+    {TERM_SIZE, NEEDS_META("s here")},
+};
+
+/* And what some of them can. */
+static uint32_t terms_said(const struct request *r)
+{
+    switch (r->op) {
+    case OP_META_GET:
+        return TERM_UNIQUE | TERM_TOUCH | TERM_SIZE;
+    case OP_META_SET:
+        if (r->terms.mode == OP_APPEND || r->terms.mode == OP_PREPEND)
+            return TERM_TOUCH;
+        return TERM_TOUCH | TERM_COMPARE | TERM_SIZE;
+    case OP_META_DELETE:
+        return TERM_TOUCH; /* of no effect without I */
+    default:
+        return TERM_SIZE; /* of no effect */
+    }
+}
+
+static const char *ascii_lacks(const struct request *r)
+{
+    uint32_t wanted;
+
+    if (!op_is_meta(r->op))
+        return NULL;
+    if (r->op == OP_META_DEBUG)
+        return NEEDS_META("me");
+    if (r->num_keys == 1 && !is_word(&r->keys[0]))
+        return NEEDS_META("a binary key");
+    if (r->op == OP_META_GET && !(r->terms.bits & TERM_VALUE))
+        return NEEDS_META("mg without v");
+    wanted = r->terms.bits & ~terms_said(r);
+    for (size_t i = 0; i < ARRAY_LEN(lacking); i++)
+        if (wanted & lacking[i].bit)
+            return lacking[i].error;
+    return NULL;
 }
 
 const struct codec codec_ascii = {
     .name = "ascii",
     .parse_request = ascii_parse_request,
     .is_hopeless = ascii_is_hopeless,
-    .check_tail = ascii_check_tail,
+    .check_tail = text_check_tail,
+    .lacks = ascii_lacks,
     .compose_request = ascii_compose_request,
     .parse_reply = ascii_parse_reply,
     .compose_head = ascii_compose_head,

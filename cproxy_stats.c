@@ -210,11 +210,13 @@ static void tell_command(struct writer *w, const char *prefix, const char *kind,
 #undef FIELD
 }
 
-/* noreply, the quiet form, is for what changes something. */
+/* noreply, the quiet form, is for what changes something; a meta command's q is for all that have a key but me. */
 static bool has_quiet_form(enum opcode op)
 {
     unsigned flags = op_flags(op);
 
+    if (op_is_meta(op))
+        return (flags & OPF_KEY) && op != OP_META_DEBUG;
     return (flags & OPF_KEY) ? !(flags & OPF_VALUES) : op == OP_FLUSH_ALL || op == OP_VERBOSITY;
 }
 

@@ -172,7 +172,7 @@ size_t client_unwritten(const struct request *r)
 static void count_finished(const struct request *r)
 {
     struct pool_state *ps = r->pool;
-    struct command_counters *n = r->noreply ? &ps->counters.quiet[r->op] : &ps->counters.regular[r->op];
+    struct command_counters *n = request_is_quiet(r) ? &ps->counters.quiet[r->op] : &ps->counters.regular[r->op];
 
     if (op_flags((enum opcode)r->op) & OPF_VALUES) {
         counter_add(&n->hits, r->num_hits);
@@ -193,7 +193,7 @@ void client_finish(struct request *r, const struct outcome *outcome)
     /* Whole values may still be held at its turn: behind them there was one that is not whole. */
     if (c->head == r)
         spanq_concat(&c->conn.out, &r->held);
-    if (!r->noreply && !codec_ascii.compose_outcome(r, outcome, &client_loop(c)->bufs, client_output(r))) {
+    if (!r->noreply && !r->codec->compose_outcome(r, outcome, &client_loop(c)->bufs, client_output(r))) {
         counter_add(&n->err_oom, 1);
         client_fail(c, "out of memory");
     }

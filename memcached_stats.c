@@ -37,6 +37,7 @@ struct totals {
     uint64_t bytes_written;
     uint64_t yields;
     uint64_t idle_kicks;
+    uint64_t meta;
     uint64_t connections;
     uint64_t rejected;
     uint64_t disabled;
@@ -108,6 +109,7 @@ static struct totals gather(void)
             t.bytes_written += counter_get(&c->tot_upstream_written);
             t.yields += counter_get(&c->tot_upstream_yields);
             t.idle_kicks += counter_get(&c->tot_upstream_idle_kicks);
+            t.meta += counter_get(&c->regular[OP_META_DEBUG].seen);
         }
     return t;
 }
@@ -122,6 +124,7 @@ static struct totals since_reset(void)
     t.bytes_written -= stats.base.bytes_written;
     t.yields -= stats.base.yields;
     t.idle_kicks -= stats.base.idle_kicks;
+    t.meta -= stats.base.meta;
     t.connections -= stats.base.connections;
     t.rejected -= stats.base.rejected;
     t.disabled -= stats.base.disabled;
@@ -168,9 +171,10 @@ static void tell_general(struct request *r)
     tell_number(r, "rejected_connections", t.rejected);
     tell_number(r, "connection_structures", l.curr_connections);
     tell_zeros(r, "response_obj_oom response_obj_count response_obj_bytes read_buf_count read_buf_bytes "
-                  "read_buf_bytes_free read_buf_oom cmd_meta auth_cmds auth_errors");
+                  "read_buf_bytes_free read_buf_oom auth_cmds auth_errors");
     if (stats.options->idle_timeout_s > 0)
         tell_number(r, "idle_kicks", t.idle_kicks);
+    tell_number(r, "cmd_meta", t.meta); /* as memcached, me alone */
     tell_number(r, "bytes_read", t.bytes_read);
     tell_number(r, "bytes_written", t.bytes_written);
     tell_number(r, "accepting_conns", l.accepting);

@@ -5,7 +5,10 @@
 #include <assert.h>
 #include <stdlib.h>
 
-/* READ: may be asked again when a connection is lost. gat changes an expiry, so it may not. */
+/*
+ * READ: may be asked again when a connection is lost. gat changes an expiry, so it may not; nor may mg, which
+ * may be told to renew what is stale, once.
+ */
 const struct op_info op_table[OP_COUNT] = {
     [OP_GET] = {"get", OPF_KEY | OPF_VALUES | OPF_READ},
     [OP_GETS] = {"gets", OPF_KEY | OPF_VALUES | OPF_READ},
@@ -21,6 +24,12 @@ const struct op_info op_table[OP_COUNT] = {
     [OP_DECR] = {"decr", OPF_KEY},
     [OP_TOUCH] = {"touch", OPF_KEY},
     [OP_DELETE] = {"delete", OPF_KEY},
+    [OP_META_GET] = {"mg", OPF_KEY | OPF_VALUES},
+    [OP_META_SET] = {"ms", OPF_KEY | OPF_BODY | OPF_STORES},
+    [OP_META_DELETE] = {"md", OPF_KEY},
+    [OP_META_ARITH] = {"ma", OPF_KEY},
+    [OP_META_DEBUG] = {"me", OPF_KEY},
+    [OP_META_NOOP] = {"mn", 0},
     [OP_FLUSH_ALL] = {"flush_all", OPF_EVERYONE},
     [OP_STATS] = {"stats", OPF_EVERYONE},
     [OP_VERSION] = {"version", 0},

@@ -21,6 +21,10 @@
 
 enum { KEY_MAX = 250 }; /* protocol.txt: "Currently the length limit of a key is set at 250 characters" */
 
+/*
+ * The classic commands say what they want by their name; the meta commands are their general form, and what they want
+ * is in the request's terms.
+ */
 enum opcode {
     OP_GET,
     OP_GETS,
@@ -36,6 +40,12 @@ enum opcode {
     OP_DECR,
     OP_TOUCH,
     OP_DELETE,
+    OP_META_GET,
+    OP_META_SET,
+    OP_META_DELETE,
+    OP_META_ARITH,
+    OP_META_DEBUG,
+    OP_META_NOOP,
     OP_FLUSH_ALL,
     OP_STATS,
     OP_VERSION,
@@ -72,6 +82,43 @@ static inline unsigned op_flags(enum opcode op)
     return op_table[op].flags;
 }
 
+static inline bool op_is_meta(unsigned op)
+{
+    return op >= OP_META_GET && op <= OP_META_NOOP;
+}
+
+/* What a meta command asks for. */
+enum {
+    TERM_QUIET = 1 << 0,         /* q: what is as it should be is not told */
+    TERM_BASE64 = 1 << 1,        /* b: the client writes the key in base64 */
+    TERM_VALUE = 1 << 2,         /* v */
+    TERM_FLAGS = 1 << 3,         /* f */
+    TERM_UNIQUE = 1 << 4,        /* c */
+    TERM_TTL = 1 << 5,           /* t */
+    TERM_SIZE = 1 << 6,          /* s */
+    TERM_IDLE = 1 << 7,          /* l */
+    TERM_FETCHED = 1 << 8,       /* h */
+    TERM_SILENT = 1 << 9,        /* u: it is no access */
+    TERM_TOUCH = 1 << 10,        /* T: exptime is a new one */
+    TERM_TOUCH_FIRST = 1 << 11,  /* and so before it is looked at for R */
+    TERM_RECACHE = 1 << 12,      /* R */
+    TERM_VIVIFY = 1 << 13,       /* N */
+    TERM_COMPARE = 1 << 14,      /* C */
+    TERM_NEW_UNIQUE = 1 << 15,   /* E */
+    TERM_INVALIDATE = 1 << 16,   /* I */
+    TERM_REMOVE_VALUE = 1 << 17, /* x */
+};
+
+struct terms {
+    uint32_t bits;
+    uint8_t mode;        /* enum opcode: which of the classic stores, or of OP_INCR and OP_DECR, it is */
+    int32_t recache;     /* seconds, as the client wrote them */
+    int32_t vivify;      /* exptime of what is made, as above */
+    uint64_t compare;    /* unique that the item must have */
+    uint64_t new_unique; /* that it is given */
+    uint64_t initial;    /* number that is made */
+};
+
 /* One key of a request. Those that one server holds are linked by index. */
 struct rkey {
     const uint8_t *p;
@@ -91,7 +138,8 @@ enum result {
     RESULT_NOT_FOUND,
     RESULT_DELETED,
     RESULT_TOUCHED,
-    RESULT_NUMBER, /* incr, decr: the text is the line with the number */
+    RESULT_NUMBER, /* incr, decr, a meta arithmetic: it is in `number` */
+    RESULT_FOUND,  /* a meta get of no value; and a meta debug, which has its text */
     RESULT_OK,
     RESULT_RESET,   /* stats reset */
     RESULT_VERSION, /* the text is the version */
@@ -106,12 +154,25 @@ enum result {
     RESULT_REFUSED, /* not a command to be carried out: the message says why */
 };
 
+/* What is known of an item beside its value: as far as the request asks for it. */
+struct facts {
+    uint64_t unique;
+    uint32_t flags;
+    uint32_t size;   /* bytes of the value */
+    int64_t old_ttl; /* seconds left, -1: for good; before a meta command has given it another, */
+    int64_t ttl;     /* and after it */
+    uint32_t idle;   /* seconds since it was asked for */
+    bool is_fetched; /* it was, since it was stored */
+    bool is_stale;   /* X */
+    bool is_sent;    /* Z: somebody was told to renew it */
+    bool won;        /* W: this client is */
+    bool is_binary;  /* its key was given in base64 when it was stored */
+};
+
 /* One value of a reply. All pointers are good during the call only. */
 struct hit {
     uint32_t key; /* index in the request's keys */
-    uint32_t flags;
-    uint64_t cas; /* when has_cas */
-    bool has_cas;
+    struct facts facts;
     size_t value_len;    /* bytes of the value */
     const uint8_t *head; /* as the server wrote it: all that stands before the value */
     size_t head_len;
@@ -122,8 +183,14 @@ struct hit {
 struct outcome {
     enum result result;
     const char *message; /* VERSION, REFUSED: what to say; moxi's other errors: the server's name. NULL: nothing */
-    const uint8_t *text; /* as the server wrote it, the line with its end; NULL: nothing */
+    /*
+     * As the server wrote it, with its end, if it speaks the client's protocol; NULL: nothing. RESULT_ERROR: the line of
+     * the protocols in text, whatever is spoken.
+     */
+    const uint8_t *text;
     size_t text_len;
+    uint64_t number;           /* NUMBER */
+    const struct facts *facts; /* of a meta command that has succeeded; NULL: none */
 };
 
 struct request;
@@ -164,9 +231,10 @@ enum { REQUEST_INLINE = 304 };
 struct request {
     /* identity */
     const struct request_ops *ops;
-    struct client *owner;    /* who asked; NULL for a part, and when the client has gone */
-    struct request *parent;  /* the client's request that this is a part of, or NULL */
-    struct pool_state *pool; /* the pool that it was asked of */
+    const struct codec *codec; /* what its client speaks */
+    struct client *owner;      /* who asked; NULL for a part, and when the client has gone */
+    struct request *parent;    /* the client's request that this is a part of, or NULL */
+    struct pool_state *pool;   /* the pool that it was asked of */
 
     /* queues */
     struct request *next;      /* link in the client's FIFO */
@@ -203,8 +271,8 @@ struct request {
     uint32_t again_from;    /* put_off: index of the first key to be asked for again */
     uint32_t num_done_keys; /* keys before the present ones: it has asked again for the rest */
     struct rkey key;
-    struct chunk *keys_chunk; /* holds keys and their bytes, or arg; NULL: key and inl do */
-    const uint8_t *arg;       /* stats, shutdown, lru_crawler, watch: what follows the command */
+    struct chunk *keys_chunk; /* holds keys and their bytes, or arg; NULL: key and inl do, unless arg is static */
+    const uint8_t *arg;       /* what follows the command, for those without a key; a meta command's flags */
     size_t arg_len;
 
     /* its value, without the text protocol's CR LF */
@@ -230,7 +298,9 @@ struct request {
     uint32_t value_key; /* of a part: index of the key whose value is arriving */
     size_t key_bytes;   /* of a part: bytes of its keys */
 
+    /* from here on it is not blank when it is new */
     uint8_t inl[REQUEST_INLINE];
+    struct terms terms; /* of a meta command */
 };
 
 struct request_pool {
@@ -264,6 +334,12 @@ static inline size_t request_value_len(const struct request *r)
 
 /* Copies a single key into the request. len is at most KEY_MAX. */
 void request_set_key(struct request *r, const uint8_t *key, size_t len);
+
+/* Whether its client wants no reply, or none that it expects. */
+static inline bool request_is_quiet(const struct request *r)
+{
+    return r->noreply || (UNLIKELY(op_is_meta(r->op)) && (r->terms.bits & TERM_QUIET));
+}
 
 /* Bytes that it takes to send the request, about; for bounds on queues. */
 static inline size_t request_weight(const struct request *r)

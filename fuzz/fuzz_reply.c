@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fuzz_reply - what a server may send, to the text protocol's parser of replies.
+ * fuzz_reply - what a server may send, to the parsers of replies in text: to classic and to meta commands.
  *
- *   input:  the opcode | 2 bytes, where the stream is cut | number of keys | length, key ... | the stream
+ *   input:  the opcode | 2 bytes, where the stream is cut | 1 bit, classic or meta; 1 bit, a meta command's flags; the
+ *           number of keys | length, key ... | the stream
  *
  * The stream is parsed as the replies to one request after the other, all alike, values skipped, as a server's
  * connection does it: once as one read would bring it and once as two would, cut where the input says. Both must find
@@ -22,6 +23,7 @@ enum {
 /* A server's connection: what is between two reads, and the fingerprints of the pieces so far. */
 struct stream {
     const struct request *request;
+    const struct codec *codec;
     uint8_t *rest; /* an unfinished line, from malloc; NULL: none */
     size_t rest_len;
     size_t body_left; /* bytes of a value that are to be skipped */
@@ -40,10 +42,12 @@ static void judge_hit(const struct request *r, const struct reply *reply, const 
     const struct hit *hit = &reply->hit;
 
     must(op_flags((enum opcode)r->op) & OPF_VALUES, "only a retrieval has hits");
-    must(hit->has_cas == (r->op == OP_GETS || r->op == OP_GATS), "the cas unique is there when it was asked for");
     must(hit->head == p && hit->head_len == reply->consumed, "the head is all that was taken");
-    must(reply->key_len > 0 && inside(reply->key, reply->key_len, p, reply->consumed), "the key lies inside the head");
-    must(memchr(reply->key, ' ', reply->key_len) == NULL, "the key is a word");
+    if (reply->key != NULL) {
+        must(reply->key_len > 0 && inside(reply->key, reply->key_len, p, reply->consumed), "the key lies in the head");
+        must(memchr(reply->key, ' ', reply->key_len) == NULL, "the key is a word");
+    }
+    must(reply->key != NULL || r->num_keys == 1, "a key may be left out if there is one");
     must(hit->tail_len == 2 && hit->value_len <= SIZE_MAX - 2, "the value has a tail");
 }
 
@@ -52,6 +56,11 @@ static void judge_stat(const struct request *r, const struct reply *reply, const
     must(r->op == OP_STATS, "only stats has such lines");
     must(reply->line == p && reply->line_len + 2 == reply->consumed, "the line is all that was taken but its end");
     must(memchr(reply->line, '\n', reply->line_len) == NULL, "the line is one line");
+}
+
+static bool is_arith(enum opcode op)
+{
+    return op == OP_INCR || op == OP_DECR || op == OP_META_ARITH;
 }
 
 /* Whether a request may end in that. */
@@ -63,19 +72,22 @@ static bool may_end(enum opcode op, enum result result)
     case RESULT_ERROR:
         return true;
     case RESULT_END:
-        return (flags & OPF_VALUES) || op == OP_STATS;
+        return (flags & OPF_VALUES) || op == OP_STATS || op == OP_META_DEBUG;
     case RESULT_STORED:
+        return flags & OPF_STORES;
     case RESULT_NOT_STORED:
     case RESULT_EXISTS:
-        return flags & OPF_STORES;
+        return (flags & OPF_STORES) || op == OP_META_DELETE || op == OP_DELETE || is_arith(op);
     case RESULT_NOT_FOUND:
         return (flags & (OPF_STORES | OPF_KEY)) && !(flags & OPF_VALUES);
     case RESULT_DELETED:
-        return op == OP_DELETE;
+        return op == OP_DELETE || op == OP_META_DELETE;
+    case RESULT_FOUND:
+        return op == OP_META_GET || op == OP_META_DEBUG;
     case RESULT_TOUCHED:
         return op == OP_TOUCH;
     case RESULT_NUMBER:
-        return op == OP_INCR || op == OP_DECR;
+        return op == OP_INCR || op == OP_DECR || op == OP_META_ARITH;
     case RESULT_OK:
         return !(flags & OPF_KEY);
     case RESULT_RESET:
@@ -85,7 +97,7 @@ static bool may_end(enum opcode op, enum result result)
     }
 }
 
-static void judge_done(const struct request *r, const struct reply *reply, const uint8_t *p)
+static void judge_done(const struct request *r, const struct codec *codec, const struct reply *reply, const uint8_t *p)
 {
     const struct outcome *outcome = &reply->outcome;
     struct spanq out;
@@ -94,8 +106,11 @@ static void judge_done(const struct request *r, const struct reply *reply, const
     must(may_end((enum opcode)r->op, outcome->result), "a reply is one that the request allows");
     must(outcome->text == p && outcome->text_len == reply->consumed, "the text is all that was taken");
     must(!reply->suspicious || (op_flags((enum opcode)r->op) & OPF_BODY), "only a value can be taken for commands");
+    /* One who speaks another protocol gets it as that has it. */
+    if (codec != r->codec)
+        return;
     spanq_init(&out);
-    must(codec_ascii.compose_outcome(r, outcome, &bufs, &out), "there is memory");
+    must(codec->compose_outcome(r, outcome, &bufs, &out), "there is memory");
     must(out.bytes == reply->consumed, "the client gets all of it");
     bytes = need(out.bytes);
     spanq_peek_tail(&out, bytes, out.bytes);
@@ -110,9 +125,9 @@ static uint64_t fingerprint(const struct reply *reply)
     uint64_t hash = mix_number(UINT64_C(0xcbf29ce484222325), reply->consumed);
 
     if (reply->kind == REPLY_HIT) {
-        const uint64_t numbers[] = {hit->flags, hit->cas, hit->value_len};
+        const uint64_t numbers[] = {hit->facts.flags, hit->value_len, reply->key != NULL};
 
-        return mix(mix(hash, reply->key, reply->key_len), numbers, sizeof(numbers));
+        return mix(reply->key != NULL ? mix(hash, reply->key, reply->key_len) : hash, numbers, sizeof(numbers));
     }
     if (reply->kind == REPLY_STAT)
         return mix(hash, reply->line, reply->line_len);
@@ -132,31 +147,35 @@ static void refuse(struct stream *s, const struct reply *reply, const uint8_t *p
 /* One piece at p, of n bytes that are there. Returns how many of them it took; 0: it is not whole, or bad. */
 static size_t take_piece(struct stream *s, const uint8_t *p, size_t n, size_t seen)
 {
+    /* A number that is a value. */
+    bool two_lines = s->codec == &codec_meta && is_arith((enum opcode)s->request->op);
     struct reply reply;
     enum parse_status status;
 
     memset(&reply, 0xa5, sizeof(reply));
     reply.why = NULL;
-    status = codec_ascii.parse_reply(s->request, p, n, seen, &reply);
+    status = s->codec->parse_reply(s->request, p, n, seen, &reply);
     must(status != PARSE_NO_MEMORY, "no memory is asked for");
     if (status == PARSE_BAD) {
         refuse(s, &reply, p, n);
         return 0;
     }
     if (status == PARSE_MORE) {
-        must(memchr(p, '\n', n) == NULL && n < LINE_LIMIT, "a line with an end, or a long one, is not waited for");
+        must((two_lines || memchr(p, '\n', n) == NULL) && n < LINE_LIMIT,
+             "a line with an end, or a long one, is not waited for");
         return 0;
     }
     must(reply.consumed > 0 && reply.consumed <= n, "a piece is not longer than its bytes");
-    must(memchr(p, '\n', reply.consumed) == p + reply.consumed - 1, "a piece is one line");
+    must(two_lines || memchr(p, '\n', reply.consumed) == p + reply.consumed - 1, "a piece is one line");
     if (reply.kind == REPLY_HIT) {
         judge_hit(s->request, &reply, p);
         s->body_left = reply.hit.value_len + reply.hit.tail_len;
+        must(!reply.is_last || s->codec == &codec_meta, "only a meta get ends in its value");
     } else if (reply.kind == REPLY_STAT) {
         judge_stat(s->request, &reply, p);
     } else {
         must(reply.kind == REPLY_DONE, "a piece is one of three");
-        judge_done(s->request, &reply, p);
+        judge_done(s->request, s->codec, &reply, p);
     }
     s->found[s->num_found++] = fingerprint(&reply);
     return reply.consumed;
@@ -198,10 +217,11 @@ static void feed(struct stream *s, const uint8_t *data, size_t n)
 }
 
 /* A stream of n bytes has no more pieces than bytes. */
-static void begin(struct stream *s, const struct request *r, size_t n)
+static void begin(struct stream *s, const struct request *r, const struct codec *codec, size_t n)
 {
     memset(s, 0, sizeof(*s));
     s->request = r;
+    s->codec = codec;
     s->found = need((n + 1) * sizeof(*s->found));
 }
 
@@ -245,11 +265,41 @@ static const uint8_t *set_keys(struct request *r, struct rkey *keys, unsigned co
     return p;
 }
 
+/* What a meta command asks for; flagged: with all of it. */
+static void set_meta(struct request *r, bool flagged)
+{
+    static const char flags[] = "Oab k v f c s t";
+
+    r->codec = op_is_meta(r->op) ? &codec_meta : &codec_ascii;
+    memset(&r->terms, 0, sizeof(r->terms));
+    r->terms.mode = r->op == OP_META_ARITH ? OP_INCR : OP_SET;
+    if (!op_is_meta(r->op))
+        return;
+    r->terms.bits = TERM_VALUE;
+    if (flagged) {
+        r->arg = (const uint8_t *)flags;
+        r->arg_len = sizeof(flags) - 1;
+    }
+}
+
+/* Whether a request may be asked in that protocol. */
+static bool may_ask(const struct request *r, const struct codec *codec)
+{
+    bool has_key = (op_flags((enum opcode)r->op) & OPF_KEY) != 0;
+
+    if (codec == &codec_meta)
+        return (has_key && r->num_keys > 0) || r->op == OP_META_NOOP;
+    if (op_is_meta(r->op))
+        return r->op != OP_META_NOOP && r->num_keys == 1 && codec->lacks(r) == NULL;
+    return true;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct rkey keys[KEYS_MOST];
     struct request r;
     struct stream whole, cut;
+    const struct codec *codec;
     size_t at, n;
 
     if (size < HEAD_BYTES)
@@ -258,11 +308,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     r.op = data[0] % OP_REFUSED;
     n = size - HEAD_BYTES;
     at = (size_t)data[1] << 8 | data[2];
-    data = set_keys(&r, keys, data[3] % (KEYS_MOST + 1u), data + HEAD_BYTES, &n);
+    codec = data[3] & 0x80 ? &codec_meta : &codec_ascii;
+    set_meta(&r, data[3] & 0x40);
+    data = set_keys(&r, keys, op_is_meta(r.op) ? 1 : (data[3] & 0x3f) % (KEYS_MOST + 1u), data + HEAD_BYTES, &n);
+    if (!may_ask(&r, codec))
+        return 0;
     at %= n + 1;
-    begin(&whole, &r, n);
+    begin(&whole, &r, codec, n);
     feed(&whole, data, n);
-    begin(&cut, &r, n);
+    begin(&cut, &r, codec, n);
     feed(&cut, data, at);
     feed(&cut, data + at, n - at);
     compare(&whole, &cut);

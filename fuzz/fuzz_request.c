@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fuzz_request - what a client may send, to the text protocol's parser of requests.
+ * fuzz_request - what a client may send, to the parsers of requests in text: classic and meta commands.
  *
  *   input:  2 bytes, where the stream is cut | the stream
  *
@@ -35,12 +35,39 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct key_list keys;
 static struct bufpool bufs;
 
+/* What a meta command says, but for its q, which is not passed on. */
+static uint64_t mix_meta(uint64_t hash, const struct command *cmd)
+{
+    const struct terms *t = &cmd->terms;
+    const uint64_t numbers[] = {t->bits & ~(uint32_t)TERM_QUIET,
+                                t->mode,
+                                (uint64_t)t->recache,
+                                (uint64_t)t->vivify,
+                                t->compare,
+                                t->new_unique,
+                                t->initial};
+    const uint8_t *p = cmd->flags_text;
+
+    hash = mix(hash, numbers, sizeof(numbers));
+    for (size_t at = 0, len; at < cmd->flags_len; at += len + 1) {
+        const uint8_t *blank = memchr(p + at, ' ', cmd->flags_len - at);
+
+        len = blank != NULL ? (size_t)(blank - p) - at : cmd->flags_len - at;
+        if (len > 0 && p[at] != 'q')
+            hash = mix(hash, p + at, len);
+    }
+    return hash;
+}
+
 /* All that a command says, but for its noreply. */
 static uint64_t fingerprint(const struct command *cmd)
 {
     const uint64_t numbers[] = {cmd->op,       cmd->has_exptime,       cmd->hangup, cmd->num_keys, cmd->flags,
                                 cmd->body_len, (uint64_t)cmd->exptime, cmd->number, cmd->body_tail};
     uint64_t hash = mix(UINT64_C(0xcbf29ce484222325), numbers, sizeof(numbers));
+
+    if (op_is_meta(cmd->op))
+        hash = mix_meta(hash, cmd);
 
     if (cmd->num_keys <= 1)
         return mix(hash, cmd->key, cmd->key_len);
@@ -64,7 +91,7 @@ static bool has_argument(enum opcode op)
 /* Whether it is for moxi itself, and so never composed. */
 static bool stays_here(enum opcode op)
 {
-    return op == OP_VERBOSITY || op == OP_SHUTDOWN || (op_flags(op) & OPF_LOCAL);
+    return op == OP_VERBOSITY || op == OP_SHUTDOWN || op == OP_META_NOOP || (op_flags(op) & OPF_LOCAL);
 }
 
 /* A command that was found good in [p, p + n). */
@@ -83,8 +110,13 @@ static void judge_good(const struct command *cmd, const uint8_t *p)
     if (cmd->num_keys == 0)
         must(cmd->key_len == 0 || (has_argument(cmd->op) && cmd->key > p && cmd->key + cmd->key_len < end),
              "an argument lies inside its line");
+    else if (cmd->key == cmd->decoded)
+        must(op_is_meta(cmd->op) && cmd->key_len > 0 && cmd->key_len <= KEY_MAX, "a key in base64 was decoded");
     else
         judge_key(cmd->key, cmd->key_len, p, end);
+    must(op_is_meta(cmd->op) || cmd->flags_len == 0, "only meta commands have flags");
+    must(cmd->flags_len == 0 || (cmd->flags_text > p && cmd->flags_text + cmd->flags_len < end),
+         "flags lie inside their line");
     if (cmd->num_keys < 2)
         return;
     must(keys.n == cmd->num_keys && keys.v[0].p == cmd->key && keys.v[0].len == cmd->key_len,
@@ -116,6 +148,11 @@ static void set_request(struct request *r, const struct command *cmd, const uint
     r->exptime = cmd->exptime;
     r->has_exptime = cmd->has_exptime;
     r->number = cmd->number;
+    r->terms = cmd->terms;
+    if (op_is_meta(cmd->op)) {
+        r->arg = cmd->flags_text;
+        r->arg_len = cmd->flags_len;
+    }
     if (cmd->num_keys == 1) {
         request_set_key(r, cmd->key, cmd->key_len);
     } else if (cmd->num_keys > 1) {
@@ -139,6 +176,7 @@ static void go_round(const struct command *cmd, const uint8_t *value, size_t lef
 {
     size_t value_len = left < cmd->body_len ? left : cmd->body_len;
     struct command expected = *cmd, again;
+    const struct codec *codec;
     struct request r;
     struct spanq out;
     uint8_t *bytes;
@@ -146,18 +184,20 @@ static void go_round(const struct command *cmd, const uint8_t *value, size_t lef
     size_t n;
 
     expected.body_len = value_len;
+    codec = op_is_meta(cmd->op) ? &codec_meta : &codec_ascii;
     before = fingerprint(&expected);
     set_request(&r, cmd, value, value_len);
     spanq_init(&out);
-    must(codec_ascii.compose_request(&r, &bufs, &out), "there is memory");
+    must(codec->compose_request(&r, &bufs, &out), "there is memory");
     n = out.bytes;
     bytes = need(n);
     spanq_peek_tail(&out, bytes, n);
-    must(codec_ascii.parse_request(bytes, n, 0, &keys, &again) == PARSE_OK, "what was composed is good");
+    must(codec_of_text(bytes, n) == codec, "what was composed is of the same protocol");
+    must(codec->parse_request(bytes, n, 0, &keys, &again) == PARSE_OK, "what was composed is good");
     must(!again.noreply && fingerprint(&again) == before, "and the same command");
     must(again.consumed + value_len + again.body_tail == n, "and nothing else");
     must(value_len == 0 || memcmp(bytes + again.consumed, value, value_len) == 0, "with the same value");
-    must(again.body_tail == 0 || codec_ascii.check_tail(bytes + n - 2, 2), "and its tail");
+    must(again.body_tail == 0 || codec->check_tail(bytes + n - 2, 2), "and its tail");
     free(bytes);
     spanq_clear(&out, &bufs);
     spanq_clear(&r.value, &bufs);
@@ -174,13 +214,14 @@ static void record(struct stream *s, const struct command *cmd)
 static size_t take_command(struct stream *s, const uint8_t *p, size_t n, size_t seen)
 {
     struct command cmd;
-    enum parse_status status = codec_ascii.parse_request(p, n, seen, &keys, &cmd);
+    const struct codec *codec = codec_of_text(p, n);
+    enum parse_status status = codec->parse_request(p, n, seen, &keys, &cmd);
 
     must(status != PARSE_NO_MEMORY, "there is memory");
     if (status == PARSE_MORE) {
         must(memchr(p, '\n', n) == NULL, "a line with an end is a command");
-        must(!s->hopeless || codec_ascii.is_hopeless(p, n), "what is hopeless stays so");
-        s->hopeless = codec_ascii.is_hopeless(p, n);
+        must(!s->hopeless || codec->is_hopeless(p, n), "what is hopeless stays so");
+        s->hopeless = codec->is_hopeless(p, n);
         return 0;
     }
     must(cmd.consumed > 0 && cmd.consumed <= n, "a command is not longer than its bytes");

@@ -39,9 +39,9 @@ static void parse_reply_piece(struct text *t, enum opcode op, const char *bytes,
     } else if (reply.kind == REPLY_HIT) {
         say(t, "hit ");
         say_bytes(t, reply.key, reply.key_len);
-        say(t, " ^%u +%zu,%zu", reply.hit.flags, reply.hit.value_len, reply.hit.tail_len);
-        if (reply.hit.has_cas)
-            say(t, " #%llu", (unsigned long long)reply.hit.cas);
+        say(t, " ^%u +%zu,%zu", reply.hit.facts.flags, reply.hit.value_len, reply.hit.tail_len);
+        if (op == OP_GETS || op == OP_GATS)
+            say(t, " #%llu", (unsigned long long)reply.hit.facts.unique);
         if (reply.hit.head != p || reply.hit.head_len != reply.consumed)
             say(t, " (head)");
     } else if (reply.kind == REPLY_STAT) {

@@ -129,7 +129,7 @@ static void check_settings_refused(void)
         {"downstream_conn_max=0", "downstream_conn_max=0: expected 1 to 64"},
         {"downstream_conn_max=65", "expected 1 to 64"},
         {"weight=0", "weight=0: expected 1 to"},
-        {"protocol=binary", "protocol=binary: expected ascii"},
+        {"protocol=binary", "protocol=binary: expected auto, ascii or meta"},
         {"distribution=random", "distribution=random: expected ketama-weighted, ketama or modula"},
         {"distribution=", "distribution=: expected"},
         {"distribution=ket", "expected"},

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * check_util - numbers and the clock (util.c), and the log (log.c): its lines, its escapes, opening it again while
+ * check_util - numbers and the clock (util.c), base64, and the log (log.c): its lines, its escapes, opening it again while
  * threads write.
  */
 #include <errno.h>
@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base64.h"
 #include "log.h"
 #include "tap.h"
 #include "util.h"
@@ -382,6 +383,33 @@ static void check_stderr(void)
     unlink(old_path);
 }
 
+static void check_base64(void)
+{
+    /* RFC 4648, section 10, and digits of all kinds */
+    static const struct {
+        const char *bytes, *text;
+    } cases[] = {
+        {"f", "Zg=="},         {"fo", "Zm8="},         {"foo", "Zm9v"},          {"foob", "Zm9vYg=="},
+        {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}, {"\xff\xef\xbe", "/+++"}, {"\x69\xb7\x1d\x79\xf8", "abcdefg="},
+    };
+    static const char *const bad[] = {"",     "Z",    "Zg",       "Zg=",  "Zg===", "====", "Z===",  "=AAA",
+                                      "A=AA", "AA=A", "Zg==Zg==", "Zm9 ", "Zm9-",  "Zm9_", "Zm\n9", "Zm9v\n"};
+    uint8_t buf[64];
+    size_t n;
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        size_t bytes = strlen(cases[i].bytes), text = strlen(cases[i].text);
+
+        n = base64_encode((const uint8_t *)cases[i].bytes, bytes, buf);
+        check(n == text && n == base64_size(bytes) && memcmp(buf, cases[i].text, n) == 0, "%s", cases[i].text);
+        n = base64_decode((const uint8_t *)cases[i].text, text, buf);
+        check(n == bytes && memcmp(buf, cases[i].bytes, n) == 0, "and back");
+    }
+    check(base64_encode((const uint8_t *)"", 0, buf) == 0, "nothing");
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        check(base64_decode((const uint8_t *)bad[i], strlen(bad[i]), buf) == 0, "not base64: '%s'", bad[i]);
+}
+
 int main(void)
 {
     if (mkdtemp(directory) == NULL)
@@ -392,6 +420,7 @@ int main(void)
     check_signed();
     check_span();
     check_format();
+    check_base64();
     check_clock();
     check_allocation();
     check_lines();

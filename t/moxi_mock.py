@@ -495,13 +495,13 @@ class Local(MockTest):
                         b"get", b"gets", b"set k 0 0", b"set k 0 0 -1", b"incr k", b"incr k x", b"touch k", b"delete",
                         b"delete k 1", b"get " + b"k" * 251, b"stats proxy", b"stats proxy info", b"", b"GETS k",
                         b"slabs reassign 1 2", b"lru tune 10 20 30", b"cache_memlimit 1", b"flush_all x", b"gat",
-                        b"watch", b"me k", b"stat", b"getx k", b"ge", b"verbosity 0"):
+                        b"watch", b"me", b"mg", b"mg k !", b"ms k", b"mn", b"mx k", b"stat", b"getx k", b"ge", b"verbosity 0"):
             with self.subTest(request=request):
                 client.send(request + b"\r\n")
                 if request.startswith(b"stats"):
                     client.lines_to_end()
                 else:
-                    client.expect_match(rb"(ERROR|CLIENT_ERROR|VERSION|OK|SERVER_ERROR).*\r\n")
+                    client.expect_match(rb"(ERROR|CLIENT_ERROR|VERSION|OK|SERVER_ERROR|MN).*\r\n")
         client.send(b"get k\r\n")
         server.expect(b"get k\r\n").send(b"END\r\n")
         client.expect(b"END\r\n")

@@ -378,16 +378,23 @@ class Dumps(AloneTest):
         other.send(b"".join(b"set %0200d 0 0 1 noreply\r\nx\r\n" % k for k in range(n)))
         (number,) = {name.split(":")[1] for name in self.stats(other, b"items")}
         before = moxi.memory()
-        client.send(b"lru_crawler metadump all\r\nstats cachedump %s 0\r\nstats sizes\r\n" % number.encode() * dumps)
+        client.send(b"lru_crawler metadump all\r\n" + b"stats cachedump %s 0\r\nstats sizes\r\n" % number.encode() * dumps)
         self.assertTrue(client.readable(20 * SCALE))
         for _ in range(50):
             other.turn()
         if not has_sanitizer():
             self.assertLess(moxi.memory() - before, 8 << 20)
+        self.assertEqual(client.read_until(b"END\r\n").count(b"key="), n)
         for _ in range(dumps):
-            self.assertEqual(client.read_until(b"END\r\n").count(b"key="), n)
             self.assertEqual(client.read_until(b"END\r\n").count(b"ITEM "), n)
             self.assertRegex(client.read_until(b"END\r\n"), rb"\ASTAT \d+ %d\r\nEND" % n)
+
+    def test_dump_behind_others(self):
+        """As in memcached, it has to be asked for alone."""
+        client = self.client(self.alone())
+        client.ask(b"set k 0 0 1\r\nx\r\n", b"STORED\r\n")
+        client.ask(b"mg k v\r\nlru_crawler metadump all\r\nmn\r\n",
+                   b"VA 1\r\nx\r\nERROR cannot pipeline other commands before metadump\r\nMN\r\n")
 
     def test_client_goes_in_the_middle_of_a_dump(self):
         moxi = self.alone()

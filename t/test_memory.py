@@ -50,12 +50,25 @@ SESSION = [
     (b"stats items\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
     (b"stats proxy stats\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
     (b"verbosity 0\r\n", rb"OK\r\n"),
+    (b"ms bXk= 5 T100 c Oab b\r\nhello\r\n", rb"HD c\d+ Oab\r\n"),
+    (b"mg my v t k Oab\r\n", rb"(VA 5 t\d+ kbXk= b Oab\r\nhello|EN kmy Oab)\r\n"),
+    (b"mg big v\r\n", rb"(VA 40000\r\nb+|EN)\r\n"),
+    (b"ma m3 N0 J7 v\r\n", rb"VA \d\r\n\d+\r\n"),
+    (b"ma m3 D99999 v q\r\nmg m3 s\r\n", rb"(NF\r\n)?(HD s\d|EN)\r\n"),
+    (b"md my I T30\r\n", rb"(HD|NF)\r\n"),
+    (b"mg my q\r\nmn\r\n", rb"(HD [WXZ ]+\r\n)?MN\r\n"),
+    (b"mg made N30 v\r\n", rb"(VA 0 [WZ]\r\n|EN)\r\n"),
+    (b"me m3\r\n", rb"(ME m3 [^\r]*|EN)\r\n"),
     (b"delete k\r\n", rb"(DELETED|NOT_FOUND)\r\n"),
     (b"flush_all\r\n", rb"OK\r\n"),
 ]
 
 # What only a pool with the cache inside takes.
 LOCAL = [
+    (b"ms m2 5 E7 MA N30\r\nhello\r\n", rb"HD\r\n"),
+    (b"ma m4 N0 J9 E5 v\r\n", rb"VA \d\r\n\d+\r\n"),
+    (b"ma m4 E6 v\r\n", rb"(VA \d\r\n\d+|NF)\r\n"),
+    (b"md m2 x F5\r\n", rb"(HD|NF)\r\n"),
     (b"set a:b 0 0 1\r\nx\r\n", rb"STORED\r\n"),
     (b"stats detail on\r\n", rb"OK\r\n"),
     (b"get a:b c:d\r\n", rb"(VALUE a:b 0 1\r\nx\r\n)?END\r\n"),
