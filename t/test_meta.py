@@ -226,13 +226,14 @@ class Newer(MoxiTest):
 
     def test_append_to_nothing(self):
         self.c.send(b"ms a 2 MA N30 F7 s\r\nhi\r\nms a 1 MP N90 s\r\n-\r\nmg a v t f\r\n")
-        self.c.expect_match(rb"HD s2\r\nHD s3\r\nVA 3 t(30|2\d) f7\r\n-hi\r\n")
+        self.c.expect(b"HD s2\r\nHD s3\r\n").expect_match(rb"VA 3 t(30|2\d) f7\r\n")
+        self.c.expect(b"-hi\r\n")
 
     def test_delete_of_the_value_alone(self):
         c = self.c
         c.ask(b"ms k 2 F7 E5\r\nhi\r\nmd k x\r\nmg k v s f c\r\n", b"HD\r\nHD\r\nVA 0 s0 f0 c5\r\n\r\n")
         c.send(b"md k x I T30 F9\r\nmg k v t f\r\n")
-        c.expect_match(rb"HD\r\nVA 0 t(30|2\d) f9 X W\r\n\r\n")
+        c.expect(b"HD\r\n").expect_match(rb"VA 0 t(30|2\d) f9 X W\r\n")
 
     def test_quiet_when_a_number_is_made(self):
         self.c.ask(b"ma a N0 J7 q\r\nmg a v\r\n", b"VA 1\r\n7\r\n")
