@@ -254,20 +254,26 @@ static void begin_linger(struct client *c)
         client_fail(c, "cannot linger");
 }
 
-static void drop_input(struct client *c)
+/* Reads once, into nowhere. */
+static enum conn_status read_away(struct client *c, size_t *got)
 {
     struct iovec iov;
-    size_t got;
-    enum conn_status status;
 
     iov.iov_base = loop_read_buffer(client_loop(c), &iov.iov_len);
-    status = iov.iov_base != NULL ? conn_read(&c->conn, &iov, 1, &got) : CONN_FAILED;
-    if (status != CONN_OK && status != CONN_AGAIN) {
+    return iov.iov_base != NULL ? conn_read(&c->conn, &iov, 1, got) : CONN_AGAIN;
+}
+
+static void drop_input(struct client *c)
+{
+    size_t got;
+    enum conn_status status = read_away(c, &got);
+
+    if (status == CONN_EOF || status == CONN_FAILED) {
         client_fail(c, "it has noticed that it was hung up on");
         return;
     }
     /* Nothing is in flight any more: what is charged to it now is its noise. */
-    c->charged += got;
+    c->charged += status == CONN_OK ? got : 0;
     if (c->charged > LINGER_BYTES)
         client_fail(c, "it goes on sending though it was hung up on");
 }
@@ -275,12 +281,9 @@ static void drop_input(struct client *c)
 /* A client who watches has nothing more to say, but that it goes. */
 static void ignore_input(struct client *c)
 {
-    struct iovec iov;
     size_t got;
-    enum conn_status status;
+    enum conn_status status = read_away(c, &got);
 
-    iov.iov_base = loop_read_buffer(client_loop(c), &iov.iov_len);
-    status = iov.iov_base != NULL ? conn_read(&c->conn, &iov, 1, &got) : CONN_AGAIN;
     if (status == CONN_EOF)
         client_hang_up(c);
     else if (status == CONN_FAILED)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "conn.h"
+#include "endpoint.h"
 #include "log.h"
 #include "work.h"
 
@@ -143,25 +144,10 @@ struct tcp {
     uint32_t backlog;
 };
 
-static uint16_t port_of(int fd)
-{
-    union {
-        struct sockaddr any;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-    } address = {.any.sa_family = AF_UNSPEC};
-    socklen_t len = sizeof(address);
-
-    if (getsockname(fd, &address.any, &len) != 0)
-        return 0;
-    return address.any.sa_family == AF_INET    ? ntohs(address.in.sin_port)
-           : address.any.sa_family == AF_INET6 ? ntohs(address.in6.sin6_port)
-                                               : 0;
-}
-
 static bool open_one_tcp(void *arg, const struct addrinfo *a)
 {
     const struct tcp *tcp = arg;
+    struct endpoint own;
     int fd = open_socket(a->ai_family, a->ai_addr, a->ai_addrlen, tcp->backlog);
 
     if (fd < 0)
@@ -172,7 +158,7 @@ static bool open_one_tcp(void *arg, const struct addrinfo *a)
         return false;
     }
     if (tcp->pool->any_port && tcp->pool->port == 0)
-        tcp->pool->port = port_of(fd);
+        tcp->pool->port = endpoint_of(fd, &own) ? own.port : 0;
     return true;
 }
 

@@ -7,7 +7,6 @@
  */
 #include "memcached_stats.h"
 
-#include <arpa/inet.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -15,12 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "crawler.h"
+#include "endpoint.h"
 #include "listener.h"
 #include "log.h"
 #include "udp.h"
@@ -28,7 +26,7 @@
 
 enum {
     LINE_BYTES = 1024,
-    ADDRESS_BYTES = sizeof("unix:") + sizeof(((struct sockaddr_un *)NULL)->sun_path),
+    ADDRESS_BYTES = sizeof("unix:") + sizeof(((struct endpoint *)NULL)->host),
 };
 
 /* What is counted from the last reset on. */
@@ -222,37 +220,18 @@ static void tell_settings(struct request *r)
 
 /* --- stats conns --- */
 
-typedef int (*name_fn)(int fd, struct sockaddr *address, socklen_t *len);
-
-/* What one end of a socket is called: kind:address[:port]. name is getsockname or getpeername. */
-static void name_end(int fd, name_fn name, char *text)
+/* What one end of a socket is called: kind:address[:port]. */
+static void name_end(int fd, bool (*end_of)(int fd, struct endpoint *endpoint), char *text)
 {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-        struct sockaddr_un un;
-    } address;
-    socklen_t len = sizeof(address), type_len = sizeof(int);
-    char ip[INET6_ADDRSTRLEN] = "";
-    const char *kind;
-    int type = SOCK_STREAM;
+    struct endpoint end;
 
-    memset(&address, 0, sizeof(address));
-    if (name(fd, &address.any, &len) != 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0) {
+    if (!end_of(fd, &end))
         snprintf(text, ADDRESS_BYTES, "unknown");
-        return;
-    }
-    kind = type == SOCK_DGRAM ? "udp" : "tcp";
-    if (address.any.sa_family == AF_INET) {
-        inet_ntop(AF_INET, &address.in.sin_addr, ip, sizeof(ip));
-        snprintf(text, ADDRESS_BYTES, "%s:%s:%u", kind, ip, ntohs(address.in.sin_port));
-    } else if (address.any.sa_family == AF_INET6) {
-        inet_ntop(AF_INET6, &address.in6.sin6_addr, ip, sizeof(ip));
-        snprintf(text, ADDRESS_BYTES, "%s6:[%s]:%u", kind, ip, ntohs(address.in6.sin6_port));
-    } else {
-        snprintf(text, ADDRESS_BYTES, "unix:%s", address.un.sun_path);
-    }
+    else if (end.family == AF_UNIX)
+        snprintf(text, ADDRESS_BYTES, "unix:%s", end.host);
+    else
+        snprintf(text, ADDRESS_BYTES, end.family == AF_INET ? "%s:%s:%u" : "%s6:[%s]:%u",
+                 end.is_datagram ? "udp" : "tcp", end.host, end.port);
 }
 
 /* A row for each socket. They are told in the order of their numbers, as memcached does. */
@@ -294,7 +273,7 @@ static void add_listening(void *arg, int fd)
         return;
     row->fd = fd;
     row->is_client = false;
-    name_end(fd, getsockname, row->addr);
+    name_end(fd, endpoint_of, row->addr);
     row->state = strncmp(row->addr, "udp", 3) == 0 ? "conn_read" : "conn_listening";
     row->idle_s = (uint32_t)((util_now_us() - stats.start_us) / 1000000);
 }
@@ -307,8 +286,8 @@ static void add_client(void *arg, const struct client_info *info)
         return;
     row->fd = info->fd;
     row->is_client = true;
-    name_end(info->fd, getpeername, row->addr);
-    name_end(info->fd, getsockname, row->listen_addr);
+    name_end(info->fd, endpoint_of_peer, row->addr);
+    name_end(info->fd, endpoint_of, row->listen_addr);
     row->state = info->is_owner   ? "conn_parse_cmd"
                  : info->watches  ? "conn_watch"
                  : info->in_value ? "conn_nread"

@@ -9,7 +9,6 @@
  * SIGTERM and SIGINT: stop accepting, answer what is in flight (DRAIN_MS at the longest), exit 0; a second one ends
  * it at once. SIGHUP: open the log file again.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
@@ -20,7 +19,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -28,6 +26,7 @@
 #include "cache.h"
 #include "crawler.h"
 #include "cproxy_stats.h"
+#include "endpoint.h"
 #include "listener.h"
 #include "log.h"
 #include "memcached_stats.h"
@@ -185,21 +184,12 @@ static void write_pidfile(struct process *p)
 static void write_port(void *arg, int fd)
 {
     FILE *f = arg;
-    union {
-        struct sockaddr any;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-        struct sockaddr_un un;
-    } address;
-    socklen_t len = sizeof(address), type_len = sizeof(int);
-    int type;
+    struct endpoint own;
 
-    if (getsockname(fd, &address.any, &len) != 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0)
+    if (!endpoint_of(fd, &own))
         die_errno("cannot ask a socket for its port", "");
-    if (address.any.sa_family == AF_INET)
-        fprintf(f, "%s INET: %u\n", type == SOCK_DGRAM ? "UDP" : "TCP", ntohs(address.in.sin_port));
-    else if (address.any.sa_family == AF_INET6)
-        fprintf(f, "%s INET6: %u\n", type == SOCK_DGRAM ? "UDP" : "TCP", ntohs(address.in6.sin6_port));
+    if (own.family != AF_UNIX)
+        fprintf(f, "%s INET%s: %u\n", own.is_datagram ? "UDP" : "TCP", own.family == AF_INET6 ? "6" : "", own.port);
 }
 
 /* What waits for moxi to listen waits for this file: it has its name only when it is whole. */

@@ -8,7 +8,6 @@
  */
 #include "watch.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -17,8 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
+
+#include "endpoint.h"
 
 enum {
     NKEY_MAX = 250,
@@ -169,38 +169,18 @@ void watch_tell_eviction(const uint8_t *key, size_t nkey, bool was_fetched, int6
 /* Where a client is, as lines have it. False: nowhere that could be told. */
 static bool name_peer(int fd, char *text, size_t size)
 {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-        struct sockaddr_un un;
-    } address;
-    socklen_t len = sizeof(address);
-    char ip[INET6_ADDRSTRLEN] = "";
-    uint16_t port = 0;
+    struct endpoint peer;
 
-    if (getsockname(fd, &address.any, &len) != 0)
+    if (!endpoint_of_peer(fd, &peer))
         return false;
-    if (address.any.sa_family == AF_UNIX) {
+    if (peer.family == AF_UNIX)
         snprintf(text, size, "rip=unix rport=0 transport=local");
-        return len > sizeof(sa_family_t); /* an unnamed one is udp.c's */
-    }
-    /* Unlike getpeername, it knows that of a connection that was reset; and it wants no more room than it fills. */
-    len = address.any.sa_family == AF_INET ? sizeof(address.in) : sizeof(address.in6);
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERNAME, &address, &len) != 0)
-        return false;
-    if (address.any.sa_family == AF_INET) {
-        inet_ntop(AF_INET, &address.in.sin_addr, ip, sizeof(ip));
-        port = ntohs(address.in.sin_port);
-    } else {
-        inet_ntop(AF_INET6, &address.in6.sin6_addr, ip, sizeof(ip));
-        port = ntohs(address.in6.sin6_port);
-    }
-    snprintf(text, size, "rip=%s rport=%u transport=tcp", ip, port);
-    return true;
+    else
+        snprintf(text, size, "rip=%s rport=%u transport=tcp", peer.host, peer.port);
+    return peer.is_named; /* one that is not is udp.c's */
 }
 
-enum { PEER_BYTES = INET6_ADDRSTRLEN + 48 };
+enum { PEER_BYTES = sizeof(((struct endpoint *)NULL)->host) + 48 };
 
 void watch_tell_new(int fd)
 {
