@@ -61,7 +61,7 @@ void op_unlock(const struct found *found)
     pthread_mutex_unlock(&found->shard->lock);
 }
 
-static uint64_t next_cas(struct cache *cache)
+uint64_t op_next_cas(struct cache *cache)
 {
     return __atomic_add_fetch(&cache->cas, 1, __ATOMIC_RELAXED);
 }
@@ -75,7 +75,7 @@ static void count_linked(struct cache *cache, const struct cache_item *item)
 
 void op_make_current(struct cache *cache, struct cache_item *item)
 {
-    item->cas = next_cas(cache);
+    item->cas = op_next_cas(cache);
     __atomic_store_n(&item->time, cache_now(cache), __ATOMIC_RELAXED);
 }
 
@@ -174,7 +174,7 @@ void cache_destroy(struct cache *cache)
 /* All that has a unique by now is dead. */
 static void flush_now(struct cache *cache)
 {
-    __atomic_store_n(&cache->flush_cas, next_cas(cache), __ATOMIC_RELAXED);
+    __atomic_store_n(&cache->flush_cas, op_next_cas(cache), __ATOMIC_RELAXED);
 }
 
 /* What is stored from now on lives again, if the second of the flush is over. */
@@ -184,7 +184,7 @@ static void end_flush_second(struct cache *cache)
 
     if (__atomic_load_n(&cache->flush_cas, __ATOMIC_SEQ_CST) == all &&
         __atomic_load_n(&cache->flushed_at, __ATOMIC_RELAXED) != __atomic_load_n(&cache->now, __ATOMIC_SEQ_CST))
-        __atomic_compare_exchange_n(&cache->flush_cas, &all, next_cas(cache), false, __ATOMIC_SEQ_CST,
+        __atomic_compare_exchange_n(&cache->flush_cas, &all, op_next_cas(cache), false, __ATOMIC_SEQ_CST,
                                     __ATOMIC_RELAXED);
 }
 
@@ -313,6 +313,7 @@ bool cache_touch(struct cache *cache, const void *key, size_t nkey, uint32_t exp
 
     if (item != NULL) {
         op_access(cache, item);
+        item_set_bits(item, item->bits | ITEM_FETCHED);
         item_set_exptime(item, exptime);
         COUNT_ITEM(cache, item, touch_hits);
     } else {
@@ -367,7 +368,7 @@ struct cache_item *op_make_item(struct cache *cache, const struct need *need, co
     item->time = 0;
     item_set_exptime(item, props->exptime);
     if (props->binary_key)
-        item->bits |= ITEM_BINARY_KEY;
+        item_set_bits(item, item->bits | ITEM_BINARY_KEY);
     if (need->own)
         item_set_own(item, props->unique);
     return item;
@@ -485,7 +486,7 @@ static void store_in_place(struct cache *cache, struct cache_item *old, struct c
 static void inherit_stale(struct cache_item *item, const struct cache_item *old)
 {
     item_set_exptime(item, cache_item_exptime(old));
-    item->bits |= ITEM_STALE | (old->bits & ITEM_SENT);
+    item_set_bits(item, item->bits | ITEM_STALE | (old->bits & ITEM_SENT));
 }
 
 /* set, add, replace, cas. */
@@ -551,7 +552,7 @@ static struct cache_item *join(struct cache *cache, struct cache_item *old, cons
         *result = CACHE_NO_MEMORY;
         return NULL;
     }
-    joined->bits |= item->bits & ITEM_BINARY_KEY;
+    item_set_bits(joined, joined->bits | (item_bits(item) & ITEM_BINARY_KEY));
     value = cache_item_value(joined);
     if (mode == CACHE_APPEND) {
         memcpy(value, cache_item_value(old), old->nvalue);

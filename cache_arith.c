@@ -105,7 +105,8 @@ static bool arith_anew(struct cache *cache, struct cache_item *held, struct cach
         *result = CACHE_NO_MEMORY;
         return true;
     }
-    item->bits |= held->bits & ITEM_BINARY_KEY;
+    /* Stale it stays, as when it is written in place. */
+    item_set_bits(item, item->bits | (item_bits(held) & ITEM_LASTING));
     write_number(cache_item_value(item), sum->nvalue, sum->digits, sum->ndigits);
     is_done = op_exchange_held(cache, held, item, a->touches ? &a->exptime : NULL);
     if (is_done) {

@@ -240,6 +240,12 @@ static inline void item_set_exptime(struct cache_item *item, uint32_t exptime)
     __atomic_store_n(&item->exptime, exptime, __ATOMIC_RELAXED);
 }
 
+/* Without the lock, by whoever holds it: what does not change, and what may be a moment old. */
+static inline unsigned item_bits(const struct cache_item *item)
+{
+    return __atomic_load_n(&item->bits, __ATOMIC_RELAXED);
+}
+
 static inline void item_set_bits(struct cache_item *item, unsigned bits)
 {
     __atomic_store_n(&item->bits, (uint8_t)bits, __ATOMIC_RELAXED);
@@ -385,6 +391,9 @@ void op_unlock(const struct found *found);
 
 /* Under the lock: somebody has asked for the item. */
 void op_access(struct cache *cache, struct cache_item *item);
+
+/* The next in the order of stores. */
+uint64_t op_next_cas(struct cache *cache);
 
 /* What an item has as of now, under the lock if it is known: its cas and its time. */
 void op_make_current(struct cache *cache, struct cache_item *item);

@@ -136,10 +136,24 @@ static struct cache_item *make_rest(struct cache *cache, const struct cache_item
     if (removal->removes_value)
         item->flags = removal->flags;
     memcpy(cache_item_value(item), old->bytes + old->nkey, nvalue);
-    item->bits |= old->bits & ITEM_BINARY_KEY;
-    if (removal->invalidates)
-        item->bits |= ITEM_STALE;
+    item_set_bits(item, item->bits | (item_bits(old) & ITEM_BINARY_KEY) | (removal->invalidates ? ITEM_STALE : 0u));
     return item;
+}
+
+/* Under the lock: one that nobody else holds, and that keeps its value, is marked where it is. False: it cannot be. */
+static bool invalidate_in_place(struct cache *cache, struct cache_item *item, const struct cache_removal *removal)
+{
+    bool is_own = cache_item_is_own(item);
+
+    if (item_refs(item) != 1 || removal->removes_value || (removal->own && !is_own))
+        return false;
+    item_set_bits(item, (item->bits | ITEM_STALE) & ~(unsigned)ITEM_SENT);
+    item->cas = op_next_cas(cache);
+    if (is_own)
+        item_set_own(item, removal->own ? removal->own_unique : item->cas);
+    if (removal->touches)
+        item_set_exptime(item, removal->exptime);
+    return true;
 }
 
 /* When the rest is gone: NULL, when the item would have been. */
@@ -163,6 +177,8 @@ static enum cache_result try_delete(struct cache *cache, const void *key, size_t
         result = CACHE_EXISTS;
     if (result != CACHE_STORED) {
         COUNT(cache, delete_misses);
+    } else if (removal->invalidates && invalidate_in_place(cache, item, removal)) {
+        leaves = false;
     } else if (leaves) {
         item_ref(item);
     } else {

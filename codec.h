@@ -47,7 +47,7 @@ struct command {
     size_t body_len;   /* bytes of value that follow, without tail; on PARSE_BAD too: they are skipped */
     size_t body_tail;  /* bytes behind the value that belong to it */
     const char *error; /* PARSE_BAD: the reply, without its line end, static; NULL: none */
-    /* from here on only what a meta command has */
+    /* from here on only what a meta command has, or one in the binary protocol */
     struct terms terms;
     uint8_t decoded[KEY_MAX]; /* a key that was written in base64 */
 };
@@ -72,6 +72,7 @@ enum { HIT_HEAD_MAX = (KEY_MAX + 2) / 3 * 4 + 32 + 10 * 24 };
 
 struct codec {
     const char *name;
+    size_t value_tail; /* bytes that stand behind a value */
 
     /*
      * Reads one command from [p, p + n). The first `seen` bytes are known to hold no end of line. keys is emptied and
@@ -105,6 +106,10 @@ struct codec {
     /* Writes what stands before a value to dst, which has room for HIT_HEAD_MAX bytes; hit: all but head. Its length. */
     size_t (*compose_head)(const struct request *r, const struct hit *hit, uint8_t *dst);
 
+    /* Appends a line of a reply to stats, of n bytes without its end. False as below. */
+    bool (*compose_stat)(const struct request *r, const uint8_t *line, size_t n, struct bufpool *bufs,
+                         struct spanq *out);
+
     /* Appends the end of a reply, if it is to be told. False when memory ran out: out is then as it was. */
     bool (*compose_outcome)(const struct request *r, const struct outcome *outcome, struct bufpool *bufs,
                             struct spanq *out);
@@ -116,7 +121,10 @@ extern const struct codec codec_ascii;
 /* The meta commands, which stand beside it on a connection: cproxy_protocol_m.c. */
 extern const struct codec codec_meta;
 
-/* Which of these two a command is of, as far as its first bytes tell. */
+/* The binary protocol, for clients: cproxy_protocol_b.c. */
+extern const struct codec codec_binary;
+
+/* Which of the two in text a command is of, as far as its first bytes tell. */
 const struct codec *codec_of_text(const uint8_t *p, size_t n);
 
 #endif

@@ -26,6 +26,9 @@ enum {
     WINDOW_START = 2, /* keys, at the least */
 };
 
+/* Bytes of a line of a reply: codecs take no longer ones. */
+enum { LINE_BYTES = 8192 };
+
 /* Pieces of a reply that must wait for their turn are copied up to this size, not to keep the read buffer. */
 enum { HELD_COPY_MAX = 16 * 1024 };
 
@@ -59,6 +62,20 @@ struct outcome cproxy_read_outcome(const struct request *r, const struct outcome
     return out;
 }
 
+void cproxy_finish_text(struct request *r, struct outcome *outcome, struct spanq *text)
+{
+    uint8_t line[LINE_BYTES];
+
+    assert(text->bytes <= sizeof(line));
+    if (outcome->text != NULL) {
+        spanq_peek_tail(text, line, text->bytes);
+        outcome->text = line;
+        outcome->text_len = text->bytes;
+    }
+    spanq_clear(text, &r->pool->loop->bufs);
+    client_finish(r, outcome);
+}
+
 /* --- relaying one server's reply --- */
 
 static void fail_memory(struct request *r)
@@ -86,7 +103,7 @@ static void append(struct request *r, struct spanq *q, struct chunk *chunk, uint
 static bool put_off(struct request *r, const struct hit *hit)
 {
     if (LIKELY(!r->put_off)) {
-        if (LIKELY(!client_puts_off(r, 0)))
+        if (LIKELY(!client_puts_off(r, 0)) || (op_is_meta(r->op) && hit->facts.won))
             return false;
         r->again_from = hit->key;
         client_set_put_off(r, true);
@@ -152,10 +169,7 @@ static void relay_end(struct request *r)
 
 static void relay_stat(struct request *r, const uint8_t *p, size_t n)
 {
-    struct spanq *q = client_output(r);
-    struct bufpool *bufs = &r->pool->loop->bufs;
-
-    if (!spanq_copy(q, bufs, p, n) || !spanq_copy(q, bufs, "\r\n", 2))
+    if (!r->codec->compose_stat(r, p, n, &r->pool->loop->bufs, client_output(r)))
         fail_memory(r);
     client_wrote(r);
 }
@@ -465,6 +479,47 @@ static struct outcome shut_down(struct request *r)
     return (struct outcome){.result = RESULT_OK};
 }
 
+/* Lines as the text protocol has them, n bytes at p: to the client, in its own. What becomes of the request. */
+static struct outcome tell_lines(struct request *r, const uint8_t *p, size_t n)
+{
+    const uint8_t *lf;
+
+    for (; n > 0 && (lf = memchr(p, '\n', n)) != NULL; n -= (size_t)(lf - p) + 1, p = lf + 1) {
+        size_t len = (size_t)(lf - p) + 1;
+
+        if (len == 5 && memcmp(p, "END\r\n", 5) == 0)
+            return (struct outcome){.result = RESULT_END};
+        if (len == 7 && memcmp(p, "RESET\r\n", 7) == 0)
+            return (struct outcome){.result = RESULT_RESET};
+        if (len < 5 || memcmp(p, "STAT ", 5) != 0)
+            return (struct outcome){.result = RESULT_ERROR, .text = p, .text_len = len};
+        relay_stat(r, p, len - 2);
+    }
+    return (struct outcome){.result = RESULT_END};
+}
+
+/* stats proxy: made as text, and told in the client's protocol. */
+static void answer_stats_proxy(struct request *r)
+{
+    struct pool_state *ps = r->pool;
+    struct bufpool *bufs = &ps->loop->bufs;
+    struct outcome outcome = {.result = RESULT_NO_MEMORY};
+    struct spanq lines;
+    struct chunk *whole = NULL;
+
+    spanq_init(&lines);
+    if (ps->hooks->stats_proxy(ps, r->arg + 5, r->arg_len - 5, &lines))
+        whole = chunk_alloc(bufs, lines.bytes);
+    if (whole != NULL) {
+        spanq_peek_tail(&lines, whole->data, lines.bytes);
+        outcome = tell_lines(r, whole->data, lines.bytes);
+    }
+    client_finish(r, &outcome);
+    spanq_clear(&lines, bufs);
+    if (whole != NULL)
+        chunk_unref(whole);
+}
+
 /* Answers what moxi answers itself. False: a server has to. */
 static bool answer_here(struct request *r)
 {
@@ -489,10 +544,8 @@ static bool answer_here(struct request *r)
     case OP_STATS:
         if (r->arg_len < 5 || memcmp(r->arg, "proxy", 5) != 0 || (r->arg_len > 5 && r->arg[5] != ' '))
             return false;
-        outcome = (struct outcome){.text = (const uint8_t *)"", .text_len = 0};
-        if (!ps->hooks->stats_proxy(ps, r->arg + 5, r->arg_len - 5, client_output(r)))
-            outcome = (struct outcome){.result = RESULT_NO_MEMORY};
-        break;
+        answer_stats_proxy(r);
+        return true;
     case OP_SHUTDOWN:
         outcome = shut_down(r);
         break;

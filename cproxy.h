@@ -46,6 +46,9 @@ struct cproxy_hooks {
     struct local_hooks local;
 };
 
+/* What clients may speak; in the order of enum options_binding. */
+enum binding { BINDING_AUTO, BINDING_ASCII, BINDING_BINARY };
+
 /* How clients are served, from the command line. */
 struct cproxy_serving {
     uint32_t requests_per_event; /* -R */
@@ -53,6 +56,7 @@ struct cproxy_serving {
     bool may_shutdown;           /* -A */
     bool may_flush;              /* not -F */
     bool may_watch;              /* not -W */
+    enum binding binding;        /* -B */
     struct local_serving local;
 };
 
@@ -144,6 +148,9 @@ void cproxy_learn_value(struct pool_state *ps, size_t bytes);
 
 /* How many keys a client may have in flight such that their values fit in client_buffer_max, about; 1 at the least. */
 uint32_t cproxy_window(const struct pool_state *ps);
+
+/* client_finish with an outcome whose text, if it is to have one, is a line in `text`, which is emptied. */
+void cproxy_finish_text(struct request *r, struct outcome *outcome, struct spanq *text);
 
 /* For an outcome of a retrieval: servers that cannot be asked have nothing, so the client gets a miss. */
 struct outcome cproxy_read_outcome(const struct request *r, const struct outcome *outcome);

@@ -276,10 +276,9 @@ static void broadcast_free(struct request *r)
 static bool write_lines(struct request *r)
 {
     struct broadcast *b = r->parts;
-    struct spanq *out = client_output(r);
 
     for (const struct stat_line *line = b->first; line != NULL; line = line->next)
-        if (!spanq_copy(out, bufs_of(r), line->text, line->len) || !spanq_copy(out, bufs_of(r), "\r\n", 2))
+        if (!r->codec->compose_stat(r, (const uint8_t *)line->text, line->len, bufs_of(r), client_output(r)))
             return false;
     return true;
 }
@@ -288,20 +287,16 @@ static void finish(struct request *r)
 {
     struct broadcast *b = r->parts;
     struct outcome outcome = b->outcome;
+    struct spanq text = b->text;
 
+    spanq_init(&b->text);
     if (b->no_memory)
         outcome = (struct outcome){.result = RESULT_NO_MEMORY};
     else if (!says_no(outcome.result) && !write_lines(r))
         client_fail(r->owner, "out of memory");
-    if (outcome.text != NULL) {
-        if (!r->noreply)
-            spanq_concat(client_output(r), &b->text);
-        outcome.text = (const uint8_t *)"";
-        outcome.text_len = 0;
-    }
     broadcast_free(r);
     cproxy_release_slot(r);
-    client_finish(r, &outcome);
+    cproxy_finish_text(r, &outcome, &text);
 }
 
 static void part_done(struct request *part, const struct outcome *outcome)

@@ -33,8 +33,9 @@
 
 enum {
     COMPOSE_BYTES = 256 * 1024, /* composed ahead of the socket at the most */
-    CONNECT_AGAIN_MS = 5,       /* after which a unix socket that took no more connections is tried again */
-    REFER_MIN = 16 * 1024,      /* a part of a value from which it is not copied out of the read buffer */
+    META_LOSSES_MAX = 2,   /* connections lost by asking for meta commands, before a server is not asked for a while */
+    CONNECT_AGAIN_MS = 5,  /* after which a unix socket that took no more connections is tried again */
+    REFER_MIN = 16 * 1024, /* a part of a value from which it is not copied out of the read buffer */
 };
 
 enum dconn_state { DCONN_DOWN, DCONN_RESOLVING, DCONN_CONNECTING, DCONN_READY };
@@ -62,6 +63,7 @@ struct dconn {
     struct chunk *fill; /* where a value is being read to; NULL: nowhere yet */
     size_t body_left;   /* bytes of value and tail that have not arrived */
     size_t body_tail;   /* how many of them are the tail */
+    size_t body_told;   /* and how many of these the client gets */
     bool body_is_last;  /* its end is that of the reply */
     uint8_t tail[2];    /* the last bytes of the body that have arrived */
 
@@ -89,6 +91,10 @@ struct downstream {
     uint64_t first_error_us;
     uint64_t blocked_us; /* until when it is left alone */
 
+    /* connections lost in a row while it was asked whether it knows the meta commands */
+    uint32_t meta_losses;
+    uint64_t no_meta_us; /* until when it is taken not to */
+
     uint32_t num_conns;
     struct dconn conns[];
 };
@@ -104,6 +110,8 @@ static const struct codec *codec_of(const struct dconn *dc, const struct request
     if (LIKELY(protocol == DOWNSTREAM_AUTO)) {
         if (LIKELY(!op_is_meta(r->op)))
             return &codec_ascii;
+        if (r->op == OP_META_NOOP)
+            return &codec_meta;
         return dc->knows_meta == META_NO ? &codec_ascii : &codec_meta;
     }
     /* What has no key has no meta command. */
@@ -205,7 +213,7 @@ static void forget_reply(struct dconn *dc)
 /* Whether a request that was on a lost connection, of whose bytes `written` had left, may be sent on another. */
 static bool may_retry(const struct dconn *dc, const struct request *r, uint64_t written)
 {
-    if (r->got_reply || r->answered)
+    if (r->got_reply || r->answered || r->op == OP_META_NOOP)
         return false;
     if (r->sent_at >= written)
         return true;
@@ -235,6 +243,10 @@ static void sort_lost(struct dconn *dc, uint64_t written, enum result result)
         request_queue_push(&dc->unsent, r);
     }
     while ((r = request_queue_pop(&later)) != NULL) {
+        if (r->op == OP_META_NOOP) {
+            leave(dc, r, result);
+            continue;
+        }
         dc->unsent_bytes += request_weight(r);
         request_queue_push(&dc->unsent, r);
     }
@@ -265,17 +277,31 @@ static void count_error(struct downstream *d)
     }
 }
 
+/* A server may hang up on a word that it does not know. Asked again and again, it would serve nobody. */
+static void count_meta_loss(struct downstream *d)
+{
+    if (++d->meta_losses < META_LOSSES_MAX)
+        return;
+    d->meta_losses = 0;
+    d->no_meta_us = d->loop->now_us + (uint64_t)d->settings->connect_retry_interval_ms * 1000;
+    log_warning("downstream %s: hangs up when it is asked for meta commands; taken not to know them for %u ms",
+                d->server->name, d->settings->connect_retry_interval_ms);
+}
+
 /* The one way by which an established connection ends. why goes to the log. */
 static void close_ready(struct dconn *dc, enum result result, const char *why)
 {
     struct downstream *d = dc->d;
     uint64_t written = dc->composed - dc->conn.out.bytes;
+    bool was_asked = dc->knows_meta == META_ASKED;
 
     log_info("downstream %s: closed, %s; %u requests on it", d->server->name, why, dc->sent.n);
     forget_reply(dc);
     conn_close(&dc->conn, d->loop);
     set_state(dc, DCONN_DOWN);
-    if (!dc->heard && dc->sent.head != NULL)
+    if (was_asked)
+        count_meta_loss(d);
+    else if (!dc->heard && dc->sent.head != NULL)
         count_error(d);
     sort_lost(dc, written, result);
     if (dc->unsent.head != NULL)
@@ -322,7 +348,7 @@ static void connect_done(struct dconn *dc)
     dc->connect_us = 0;
     dc->composed = 0;
     dc->heard = false;
-    dc->knows_meta = META_UNKNOWN;
+    dc->knows_meta = d->loop->now_us < d->no_meta_us ? META_NO : META_UNKNOWN;
     set_state(dc, DCONN_READY);
     counter_add(&d->counters->tot_downstream_connect, 1);
     log_info("downstream %s: connected", d->server->name);
@@ -543,13 +569,17 @@ static bool finish_body(struct dconn *dc)
 static bool take_body(struct dconn *dc, struct chunk *chunk, uint8_t *p, size_t n)
 {
     struct request *r = dc->sent.head;
+    size_t over;
 
     /* The tail is checked when all of it has come, which may be in two reads. */
     for (size_t i = dc->body_left > dc->body_tail ? dc->body_left - dc->body_tail : 0; i < n; i++)
         dc->tail[dc->body_tail - (dc->body_left - i)] = p[i];
     dc->body_left -= n;
-    if (!r->answered)
-        r->ops->data(r, chunk, p, n);
+    /* The client's protocol may have less behind a value. */
+    over = dc->body_tail - dc->body_told;
+    over = dc->body_left < over ? over - dc->body_left : 0;
+    if (!r->answered && n > over)
+        r->ops->data(r, chunk, p, n - over);
     return dc->body_left > 0 || finish_body(dc);
 }
 
@@ -571,9 +601,13 @@ static bool take_body_read(struct dconn *dc, struct chunk *chunk, uint8_t *p, si
     return take_body(dc, fill, to, n);
 }
 
-/* The head of a value, in its client's protocol. */
+/*
+ * The head of a value, in its client's protocol. Of what stands behind it, which is the same where there is anything, so
+ * much is passed on as that protocol has.
+ */
 static void translate_head(struct request *r, struct hit *hit, uint8_t *head)
 {
+    hit->tail_len = r->codec->value_tail;
     hit->head_len = r->codec->compose_head(r, hit, head);
     hit->head = head;
 }
@@ -585,7 +619,8 @@ static void translate_hit(struct request *r, struct hit *hit, struct chunk *chun
 
     translate_head(r, hit, head);
     r->ops->begin(r, hit);
-    r->ops->data(r, chunk, p, hit->value_len + hit->tail_len);
+    if (hit->value_len + hit->tail_len > 0)
+        r->ops->data(r, chunk, p, hit->value_len + hit->tail_len);
     r->ops->end(r);
 }
 
@@ -624,6 +659,7 @@ static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chun
     dc->body_is_last = reply->is_last;
     if (!r->answered)
         begin_hit(dc, r, hit);
+    dc->body_told = hit->tail_len;
     return true;
 }
 
@@ -762,12 +798,22 @@ static void read_replies(struct dconn *dc)
 
 /* --- sending --- */
 
+/* Without memory to ask it is not asked again on this connection. */
+static enum knows_meta meta_by(enum result result)
+{
+    if (result == RESULT_OK)
+        return META_YES;
+    return result == RESULT_ERROR || result == RESULT_NO_MEMORY ? META_NO : META_UNKNOWN;
+}
+
 static void on_meta_known(struct request *r, const struct outcome *outcome)
 {
     struct dconn *dc = r->parts;
     struct loop *loop = dc->d->loop;
 
-    dc->knows_meta = outcome->result == RESULT_OK ? META_YES : outcome->result == RESULT_ERROR ? META_NO : META_UNKNOWN;
+    dc->knows_meta = meta_by(outcome->result);
+    if (dc->knows_meta != META_UNKNOWN)
+        dc->d->meta_losses = 0;
     r->parts = NULL;
     request_let_go(&loop->requests, &loop->bufs, &r);
     loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
@@ -787,6 +833,7 @@ static bool ask_meta(struct dconn *dc)
     r->codec = &codec_meta;
     r->op = OP_META_NOOP;
     r->parts = dc;
+    memset(&r->terms, 0, sizeof(r->terms));
     r->in_conn = true;
     r->deadline_us = dc->unsent.head->deadline_us;
     r->next_down = dc->unsent.head;
@@ -807,7 +854,9 @@ static bool must_wait(struct dconn *dc)
         return false;
     if (dc->knows_meta == META_ASKED)
         return r->ops != &meta_probe_ops;
-    return !ask_meta(dc);
+    if (!ask_meta(dc))
+        dc->knows_meta = META_NO;
+    return false;
 }
 
 /* Composes the next unsent request. False when memory ran out: that request has failed. */

@@ -113,6 +113,20 @@ static void keep(struct client *c, struct chunk *chunk, uint8_t *p, size_t n, bo
 
 /* --- commands --- */
 
+/* What a client speaks who sends this first. */
+static void greet(struct client *c, uint8_t first)
+{
+    enum binding binding = (enum binding)c->ps->serving->binding;
+
+    c->greeted = true;
+    c->binary = binding == BINDING_BINARY || (binding == BINDING_AUTO && first == 0x80);
+}
+
+static const struct codec *codec_of(const struct client *c, const uint8_t *p, size_t n)
+{
+    return UNLIKELY(c->binary) ? &codec_binary : codec_of_text(p, n);
+}
+
 static struct request *new_request(struct client *c, enum opcode op)
 {
     struct request *r = request_alloc(&client_loop(c)->requests);
@@ -123,7 +137,7 @@ static struct request *new_request(struct client *c, enum opcode op)
         return NULL;
     }
     r->pool = c->ps;
-    r->codec = op_is_meta(op) ? &codec_meta : &codec_ascii;
+    r->codec = c->binary ? &codec_binary : op_is_meta(op) ? &codec_meta : &codec_ascii;
     r->op = (uint8_t)op;
     return r;
 }
@@ -145,6 +159,8 @@ static void refuse_command(struct client *c, const struct command *cmd)
     if (r == NULL)
         return;
     r->noreply = cmd->noreply;
+    if (c->binary)
+        r->terms = cmd->terms;
     refuse(c, r, cmd->error);
 }
 
@@ -210,7 +226,6 @@ static bool copy_flags(struct client *c, struct request *r, const struct command
 {
     uint8_t *to = r->inl + r->inl_used;
 
-    r->terms = cmd->terms;
     if (cmd->flags_len == 0)
         return true;
     if (cmd->flags_len <= sizeof(r->inl) - r->inl_used) {
@@ -247,6 +262,8 @@ static struct request *request_of(struct client *c, const struct command *cmd)
         ok = copy_keys(c, r, cmd);
     else
         ok = copy_arg(c, r, cmd);
+    if (op_is_meta(cmd->op) || c->binary)
+        r->terms = cmd->terms;
     if (ok && op_is_meta(cmd->op))
         ok = copy_flags(c, r, cmd);
     if (!ok) {
@@ -266,6 +283,7 @@ static void become_delete(struct request *r)
     }
     r->op = OP_META_DELETE;
     r->terms.bits &= TERM_BASE64;
+    r->terms.mode = 0;
     r->arg = (const uint8_t *)"b";
     r->arg_len = (r->terms.bits & TERM_BASE64) != 0;
 }
@@ -273,7 +291,7 @@ static void become_delete(struct request *r)
 /* A value over item_size_max. As in memcached, a set that fails does not leave the old value behind; nor does any ms. */
 static void refuse_size(struct client *c, struct request *r)
 {
-    if (r->op != OP_SET && r->op != OP_META_SET) {
+    if (r->op != OP_SET && (r->op != OP_META_SET || (c->binary && r->terms.mode != OP_SET))) {
         /* Among several servers, it would take the key's to know. */
         if (c->ps->local != NULL && c->ps->pool->num_servers == 1) {
             r->owner = c;
@@ -367,7 +385,7 @@ static bool refuse_hopeless(struct client *c, const uint8_t *p, size_t n)
 {
     struct command cmd = {.error = "ERROR"};
 
-    if (!codec_of_text(p, n)->is_hopeless(p, n) || input_of(c) == NULL)
+    if (!codec_of(c, p, n)->is_hopeless(p, n) || input_of(c) == NULL)
         return false;
     c->in->skip_line = true;
     refuse_command(c, &cmd);
@@ -394,7 +412,9 @@ static size_t take_command(struct client *c, struct chunk *chunk, uint8_t *p, si
     struct command cmd;
     struct request *r;
 
-    status = codec_of_text(p, n)->parse_request(p, n, seen, &loop->keys, &cmd);
+    if (UNLIKELY(!c->greeted))
+        greet(c, p[0]);
+    status = codec_of(c, p, n)->parse_request(p, n, seen, &loop->keys, &cmd);
     if (UNLIKELY((status == PARSE_MORE ? n : cmd.consumed) > c->ps->settings->line_max)) {
         refuse_line(c);
         return n;
@@ -426,7 +446,9 @@ static size_t take_command(struct client *c, struct chunk *chunk, uint8_t *p, si
     r = request_of(c, &cmd);
     if (r != NULL)
         admit(c, r);
-    return cmd.consumed;
+    if (UNLIKELY(cmd.hangup))
+        client_hang_up(c);
+    return cmd.hangup ? n : cmd.consumed;
 }
 
 /* --- values that arrive in pieces --- */
@@ -436,15 +458,16 @@ static void body_complete(struct client *c)
     struct request *r = c->in->cur;
     struct bufpool *bufs = &client_loop(c)->bufs;
     uint8_t tail[2];
+    size_t tail_len = r != NULL ? r->codec->value_tail : 0;
 
     c->in->cur = NULL;
     client_set_doing(c, DOING_COMMANDS);
     input_tidy(c);
     if (r == NULL)
         return;
-    spanq_peek_tail(&r->value, tail, sizeof(tail));
-    spanq_truncate(&r->value, bufs, r->value.bytes - sizeof(tail));
-    if (r->codec->check_tail(tail, sizeof(tail)))
+    spanq_peek_tail(&r->value, tail, tail_len);
+    spanq_truncate(&r->value, bufs, r->value.bytes - tail_len);
+    if (r->codec->check_tail(tail, tail_len))
         admit(c, r);
     else
         refuse_data(c, r);

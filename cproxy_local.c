@@ -117,7 +117,8 @@ static bool refer_hit(struct local *l, struct request *r, const struct hit *hit,
 bool local_send_hit(struct local *l, struct request *r, uint32_t i, struct cache_item *item, const struct facts *facts)
 {
     uint8_t head[HIT_HEAD_MAX];
-    struct hit hit = {.key = i, .facts = *facts, .value_len = item->nvalue, .tail_len = 2, .head = head};
+    struct hit hit = {
+        .key = i, .facts = *facts, .value_len = item->nvalue, .tail_len = r->codec->value_tail, .head = head};
 
     hit.head_len = r->codec->compose_head(r, &hit, head);
     return item->nvalue <= COPY_VALUE_MAX ? copy_hit(l, r, &hit, item) : refer_hit(l, r, &hit, item);

@@ -520,12 +520,8 @@ static void finish(struct request *r)
         outcome.result = m->error;
     multiget_free(r);
     cproxy_release_slot(r);
-    if (outcome.result == RESULT_ERROR) {
-        spanq_concat(client_output(r), &text);
-        outcome.text = (const uint8_t *)"";
-    }
-    spanq_clear(&text, &loop_of(r)->bufs);
-    client_finish(r, &outcome);
+    outcome.text = outcome.result == RESULT_ERROR ? (const uint8_t *)"" : NULL;
+    cproxy_finish_text(r, &outcome, &text);
 }
 
 void multiget_refuse(struct request *r)

@@ -16,6 +16,7 @@
 
 #define BAD_DELETE "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]"
 #define BAD_EXPTIME "CLIENT_ERROR invalid exptime argument"
+#define NEEDS_META(what) "SERVER_ERROR proxy downstream has no meta commands, for " what
 #define BAD_DELTA "CLIENT_ERROR invalid numeric delta argument"
 
 /* --- requests, in --- */
@@ -365,6 +366,8 @@ static enum opcode classic_op(const struct request *r)
     bits = r->terms.bits;
     switch (r->op) {
     case OP_META_GET:
+        if (!(bits & TERM_VALUE))
+            return OP_TOUCH;
         if (bits & TERM_TOUCH)
             return bits & TERM_UNIQUE ? OP_GATS : OP_GAT;
         return bits & TERM_UNIQUE ? OP_GETS : OP_GET;
@@ -646,6 +649,19 @@ static enum parse_status parse_other(enum opcode op, const uint8_t *p, size_t le
     return text_bad_reply(reply, "a reply that does not belong to the request");
 }
 
+/* Whether a number was to be made of nothing, which incr and decr cannot. */
+static bool must_vivify(const struct request *r, enum result result)
+{
+    return r->op == OP_META_ARITH && result == RESULT_NOT_FOUND && (r->terms.bits & TERM_VIVIFY);
+}
+
+static enum parse_status refuse_to_vivify(struct reply *reply)
+{
+    reply->kind = REPLY_DONE;
+    reply->outcome = (struct outcome){.result = RESULT_REFUSED, .message = NEEDS_META("N")};
+    return PARSE_OK;
+}
+
 static enum parse_status ascii_parse_reply(const struct request *r, const uint8_t *p, size_t n, size_t seen,
                                            struct reply *reply)
 {
@@ -665,7 +681,8 @@ static enum parse_status ascii_parse_reply(const struct request *r, const uint8_
         return parse_value(r, p, lf, reply);
     for (const struct fixed_reply *f = replies_to(op); f->line != NULL; f++)
         if (f->len == len && memcmp(f->line, p, len) == 0)
-            return text_reply_done(reply, f->result, p, len);
+            return UNLIKELY(must_vivify(r, f->result)) ? refuse_to_vivify(reply)
+                                                       : text_reply_done(reply, f->result, p, len);
     return parse_other(op, p, len, reply);
 }
 
@@ -737,17 +754,6 @@ static size_t ascii_compose_head(const struct request *r, const struct hit *hit,
 
 /* --- what it cannot say --- */
 
-/* A key is a word. */
-static bool is_word(const struct rkey *key)
-{
-    for (uint32_t i = 0; i < key->len; i++)
-        if (key->p[i] <= ' ' || key->p[i] == 0x7f)
-            return false;
-    return true;
-}
-
-#define NEEDS_META(what) "SERVER_ERROR proxy downstream has no meta commands, for " what
-
 /* What a classic command cannot do, however it is written. */
 static const struct {
     uint32_t bit;
@@ -773,8 +779,14 @@ static uint32_t terms_said(const struct request *r)
     case OP_META_DELETE:
         return TERM_TOUCH; /* of no effect without I */
     default:
-        return TERM_SIZE; /* of no effect */
+        return TERM_SIZE | TERM_VIVIFY; /* of no effect; while there is a number, see must_vivify */
     }
+}
+
+/* One who need not be told more than whether the key is there. */
+static bool is_touch(const struct request *r)
+{
+    return (r->terms.bits & TERM_TOUCH) && (r->terms.bits & TERM_LENIENT);
 }
 
 static const char *ascii_lacks(const struct request *r)
@@ -785,11 +797,13 @@ static const char *ascii_lacks(const struct request *r)
         return NULL;
     if (r->op == OP_META_DEBUG)
         return NEEDS_META("me");
-    if (r->num_keys == 1 && !is_word(&r->keys[0]))
+    if (r->num_keys == 1 && !rkey_is_word(&r->keys[0]))
         return NEEDS_META("a binary key");
-    if (r->op == OP_META_GET && !(r->terms.bits & TERM_VALUE))
+    if (r->op == OP_META_GET && !(r->terms.bits & TERM_VALUE) && !is_touch(r))
         return NEEDS_META("mg without v");
     wanted = r->terms.bits & ~terms_said(r);
+    if (wanted & TERM_LENIENT)
+        wanted &= ~(uint32_t)(TERM_UNIQUE | TERM_FLAGS);
     for (size_t i = 0; i < ARRAY_LEN(lacking); i++)
         if (wanted & lacking[i].bit)
             return lacking[i].error;
@@ -798,6 +812,7 @@ static const char *ascii_lacks(const struct request *r)
 
 const struct codec codec_ascii = {
     .name = "ascii",
+    .value_tail = 2,
     .parse_request = ascii_parse_request,
     .is_hopeless = ascii_is_hopeless,
     .check_tail = text_check_tail,
@@ -805,5 +820,6 @@ const struct codec codec_ascii = {
     .compose_request = ascii_compose_request,
     .parse_reply = ascii_parse_reply,
     .compose_head = ascii_compose_head,
+    .compose_stat = text_compose_stat,
     .compose_outcome = ascii_compose_outcome,
 };

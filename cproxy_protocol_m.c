@@ -22,8 +22,9 @@
 #include "cproxy_text.h"
 
 enum {
-    FLAGS_MAX = 19,  /* words of a command, its own included: as memcached */
-    OPAQUE_MAX = 32, /* bytes of an opaque, its letter included */
+    FLAGS_MAX = 19,       /* words of a command, its own included: as memcached */
+    FLAG_TEXT_MAX = 1024, /* bytes of all flags: a server takes no line of more than 2048 */
+    OPAQUE_MAX = 32,      /* bytes of an opaque, its letter included */
 };
 
 #define BAD_TOKEN "CLIENT_ERROR bad token in command line format"
@@ -286,7 +287,7 @@ static enum parse_status parse_line(const struct line *line, struct command *cmd
         return text_refuse(cmd, BAD_FORMAT);
     if (cmd->op == OP_META_DEBUG)
         return parse_debug(line, cmd);
-    if (line->num_tokens > FLAGS_MAX)
+    if (line->num_tokens > FLAGS_MAX || (size_t)(end - p) > FLAG_TEXT_MAX)
         return text_refuse(cmd, cmd->op == OP_META_GET ? "CLIENT_ERROR options flags are too long"
                                                        : "CLIENT_ERROR options flags too long");
     return finish_command(p, end, cmd);
@@ -372,12 +373,41 @@ static uint8_t *put_command(uint8_t *to, enum opcode op, const struct rkey *key,
     return put_key(to, key, base64);
 }
 
+/* The flags of one whose client speaks another protocol, from its terms. */
+static uint8_t *put_terms(uint8_t *to, const struct request *r)
+{
+    static const char modes[OP_COUNT] = {
+        [OP_ADD] = 'E', [OP_REPLACE] = 'R', [OP_APPEND] = 'A', [OP_PREPEND] = 'P', [OP_DECR] = 'D'};
+    const struct terms *t = &r->terms;
+
+    for (int letter = 'a'; letter <= 'z'; letter++)
+        if (flags[letter].bit != 0 && letter != 'q' && (t->bits & flags[letter].bit))
+            to = put_flag(to, (char)letter);
+    if (r->op == OP_META_ARITH)
+        to = put_flag_u64(put_flag_u64(to, 'D', r->number), 'J', t->initial);
+    if (t->bits & TERM_VIVIFY)
+        to = put_flag_i64(to, 'N', t->vivify);
+    if (t->bits & TERM_COMPARE)
+        to = put_flag_u64(to, 'C', t->compare);
+    if (r->flags != 0)
+        to = put_flag_u64(to, 'F', r->flags);
+    if (r->exptime != 0 || (t->bits & TERM_TOUCH))
+        to = put_flag_i64(to, 'T', r->exptime);
+    if (modes[t->mode] != 0) {
+        to = put_flag(to, 'M');
+        *to++ = (uint8_t)modes[t->mode];
+    }
+    return to;
+}
+
 /* The flags of a request for a server. */
 static uint8_t *put_request_flags(uint8_t *to, const struct request *r)
 {
     const uint8_t *p, *end = flags_of(r, &p);
     size_t len;
 
+    if (r->codec != &codec_meta)
+        return put_terms(to, r);
     for (; (len = next_flag(&p, end)) > 0; p += len) {
         if (p[0] == 'q')
             continue;
@@ -387,10 +417,10 @@ static uint8_t *put_request_flags(uint8_t *to, const struct request *r)
     return to;
 }
 
-/* What a classic retrieval asks of one key. */
-static uint8_t *put_get(uint8_t *to, const struct request *r, const struct rkey *key, bool is_one)
+/* What a classic retrieval asks of one key. Of several, a reply says by its index whose it is: a key may be in base64. */
+static uint8_t *put_get(uint8_t *to, const struct request *r, uint32_t index, bool is_one)
 {
-    to = put_command(to, OP_META_GET, key, false);
+    to = put_command(to, OP_META_GET, &r->keys[index], false);
     if (r->op != OP_TOUCH)
         to = put(to, " f v", 4);
     if (r->op == OP_GETS || r->op == OP_GATS)
@@ -398,7 +428,7 @@ static uint8_t *put_get(uint8_t *to, const struct request *r, const struct rkey 
     if (r->op == OP_GAT || r->op == OP_GATS || r->op == OP_TOUCH)
         to = put_flag_i64(to, 'T', r->exptime);
     if (!is_one)
-        to = put(to, " k q", 4);
+        to = put_digits(put(to, " q O", 4), index);
     return put(to, CRLF, 2);
 }
 
@@ -411,7 +441,7 @@ static bool compose_gets(const struct request *r, struct bufpool *bufs, struct s
 
         if (to == NULL)
             return false;
-        spanq_commit(out, (size_t)(put_get(to, r, &r->keys[i], is_one) - to));
+        spanq_commit(out, (size_t)(put_get(to, r, i, is_one) - to));
     }
     return is_one || spanq_copy(out, bufs, "mn" CRLF, 4);
 }
@@ -521,6 +551,30 @@ static bool is_key(const struct rkey *key, const uint8_t *p, size_t len)
 /* Which of the flags that moxi needs a reply has. */
 enum { HAS_FLAGS = 1, HAS_UNIQUE = 2, HAS_KEY = 4 };
 
+/* What a retrieval of several keys is answered with: only what it needs. */
+static bool is_batch(const struct request *r)
+{
+    return !op_is_meta(r->op) && r->num_keys > 1;
+}
+
+/* Which key a value of several is of: one that was not answered yet. */
+static bool take_index(const struct request *r, const struct token *token, struct reply *reply, unsigned *has)
+{
+    uint32_t index;
+
+    if (!token_u32(token, &index))
+        return false;
+    for (uint32_t i = r->cursor; i != RKEY_END; i = r->keys[i].next) {
+        if (i != index)
+            continue;
+        reply->key = r->keys[i].p;
+        reply->key_len = r->keys[i].len;
+        *has |= HAS_KEY;
+        return true;
+    }
+    return false;
+}
+
 /* One flag of a reply. False: it is not what was asked for. */
 static bool take_reply_flag(const struct request *r, const uint8_t *p, size_t len, struct reply *reply, unsigned *has)
 {
@@ -551,11 +605,10 @@ static bool take_reply_flag(const struct request *r, const uint8_t *p, size_t le
         facts->ttl = facts->old_ttl = ttl;
         return true;
     case 'k':
-        *has |= HAS_KEY;
-        reply->key = token.p;
-        reply->key_len = token.len;
-        return token.len > 0 && (r->num_keys != 1 || is_key(&r->keys[0], token.p, token.len));
+        return r->num_keys == 1 && is_key(&r->keys[0], token.p, token.len);
     case 'O':
+        if (is_batch(r))
+            return take_index(r, &token, reply, has);
         own = op_is_meta(r->op) ? find_flag(r, 'O', &own_len) : NULL;
         return own != NULL && own_len == len && memcmp(own, p, len) == 0;
     case 'b':
@@ -588,12 +641,6 @@ static bool take_reply_flags(const struct request *r, const uint8_t *p, const ui
         if (!take_reply_flag(r, p, len, reply, has))
             return false;
     return true;
-}
-
-/* What a retrieval of several keys is answered with: only what it needs. */
-static bool is_batch(const struct request *r)
-{
-    return !op_is_meta(r->op) && r->num_keys > 1;
 }
 
 /* "VA <size> <flags>*", the value to follow. */
@@ -696,7 +743,7 @@ static enum parse_status parse_code(const struct request *r, const uint8_t *p, c
     const uint8_t *rest = p + 2;
     enum result result;
     uint64_t size = 0;
-    unsigned has;
+    unsigned has = 0;
 
     if (*rest != ' ' && rest != end)
         return text_bad_reply(reply, "a reply that does not belong to the request");
@@ -878,11 +925,13 @@ static bool meta_compose_outcome(const struct request *r, const struct outcome *
 
 const struct codec codec_meta = {
     .name = "meta",
+    .value_tail = 2,
     .parse_request = meta_parse_request,
     .is_hopeless = meta_is_hopeless,
     .check_tail = text_check_tail,
     .compose_request = meta_compose_request,
     .parse_reply = meta_parse_reply,
     .compose_head = meta_compose_head,
+    .compose_stat = text_compose_stat,
     .compose_outcome = meta_compose_outcome,
 };

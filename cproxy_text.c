@@ -111,6 +111,17 @@ bool text_check_tail(const uint8_t *p, size_t n)
     return n == 2 && p[0] == '\r' && p[1] == '\n';
 }
 
+bool text_compose_stat(const struct request *r, const uint8_t *line, size_t n, struct bufpool *bufs, struct spanq *out)
+{
+    size_t before = out->bytes;
+
+    (void)r;
+    if (spanq_copy(out, bufs, line, n) && spanq_copy(out, bufs, CRLF, 2))
+        return true;
+    spanq_truncate(out, bufs, before);
+    return false;
+}
+
 static const char *const failures[] = {
     [RESULT_WRITE_FAILED] = "SERVER_ERROR proxy write to downstream",
     [RESULT_CLOSED] = "SERVER_ERROR proxy downstream closed",

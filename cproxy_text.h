@@ -112,6 +112,9 @@ static inline const uint8_t *text_read_number(const uint8_t *p, const uint8_t *e
     return e != p && e != end && *e == stop ? e + 1 : NULL;
 }
 
+/* A line and its end. */
+bool text_compose_stat(const struct request *r, const uint8_t *line, size_t n, struct bufpool *bufs, struct spanq *out);
+
 /* Whether the bytes behind a value are what must stand there. */
 bool text_check_tail(const uint8_t *p, size_t n);
 

@@ -72,8 +72,14 @@ int client_fd(const struct request *r)
 
 /* --- the FIFO --- */
 
+/* Whether it makes no difference when it is asked twice. What a meta get is told to renew once is looked at in put_off. */
 static bool is_read(const struct request *r)
 {
+    static const uint32_t changing =
+        TERM_TOUCH | TERM_RECACHE | TERM_VIVIFY | TERM_NEW_UNIQUE | TERM_FETCHED | TERM_IDLE;
+
+    if (r->op == OP_META_GET)
+        return !(r->terms.bits & changing);
     return (op_flags((enum opcode)r->op) & OPF_READ) != 0;
 }
 

@@ -33,6 +33,8 @@ struct client {
     uint8_t linger_ticks; /* how long it has been lingering: see begin_linger */
     uint8_t doing;        /* enum doing; atomic, for clients_tell */
     uint8_t reason;       /* enum watch_reason: why it is to be closed */
+    bool greeted : 1;     /* it has sent something: it is known what it speaks */
+    bool binary : 1;      /* and that is not text */
     bool eof : 1;         /* nothing more will be read; it is closed when all is answered */
     bool closing : 1;     /* to be closed at the end of the turn, whatever there is */
     bool writable : 1;    /* EV_WRITE has come */

@@ -207,7 +207,8 @@ static void tell_settings(struct request *r)
     tell_number(r, "num_threads", o->threads);
     tell_number(r, "reqs_per_event", o->reqs_per_event);
     tell_number(r, "tcp_backlog", o->backlog);
-    tell(r, "binding_protocol ascii");
+    tell(r, "binding_protocol %s",
+         o->binding == OPTIONS_BINDING_AUTO ? "auto-negotiate" : options_binding_names[o->binding]);
     tell(r, "auth_enabled_sasl no");
     tell(r, "auth_enabled_ascii no");
     tell(r, "maxconns_fast %s", yes(o->maxconns_fast));

@@ -358,6 +358,7 @@ static void set_serving(struct process *p)
         .may_shutdown = o->may_shutdown,
         .may_flush = !o->no_flush,
         .may_watch = !o->no_watch,
+        .binding = (enum binding)o->binding,
         .local = {.may_dump = !o->no_dump, .has_cas = !o->no_cas, .evicts = !o->no_evict, .item_max = o->item_size},
     };
 }

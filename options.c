@@ -37,6 +37,7 @@ enum option_type {
     OPTION_FLAG,     /* bool */
     OPTION_COUNT,    /* uint32_t: how often it was given */
     OPTION_CHAR,     /* char */
+    OPTION_BINDING,  /* uint32_t: enum binding, by its name */
     OPTION_EXTENDED, /* one or more suboptions, separated by commas; may be given again */
     OPTION_LISTEN,   /* one or more addresses, separated by commas; may be given again */
     OPTION_STATUS,   /* no field: makes options_parse return def */
@@ -54,6 +55,8 @@ struct option_row {
 };
 
 #define FIELD(name) offsetof(struct options, name)
+
+const char *const options_binding_names[OPTIONS_BINDINGS] = {"auto", "ascii", "binary"};
 
 static const struct option_row rows[] = {
     {'z', "config", "POOLS", OPTION_STRING, FIELD(cluster), 0, 0, 0,
@@ -108,6 +111,9 @@ static const struct option_row rows[] = {
      "client who watches, before others are skipped; 256), worker_logbuf_size=KIB (when so much waits for it, it gets "
      "it at "
      "once, and not within 10 ms; 64); no_ in front of the first three switches it off"},
+    {'B', "protocol", "PROTOCOL", OPTION_BINDING, FIELD(binding), OPTIONS_BINDING_AUTO, 0, 0,
+     "what clients speak: ascii (with the meta commands), binary, or auto, the default: whichever a client begins "
+     "with"},
     {'d', "daemon", NULL, OPTION_FLAG, FIELD(daemon), 0, 0, 0, "run in the background"},
     {'P', "pidfile", "FILE", OPTION_STRING, FIELD(pidfile), 0, 0, 0,
      "write the process id to this file, and remove it at the end"},
@@ -126,12 +132,12 @@ static const struct option_row rows[] = {
 };
 
 /* A bit a row says which options were given already. */
-_Static_assert(ARRAY_LEN(rows) <= 32, "the rows fit in a uint32_t");
+_Static_assert(ARRAY_LEN(rows) <= 64, "the rows fit in a uint64_t");
 
 /* Where a parse stands. */
 struct parse {
     struct options *options;
-    uint32_t given;
+    uint64_t given;
     bool maxconns_given;
     char *error;
     size_t errlen;
@@ -394,16 +400,27 @@ static bool parse_char(struct parse *parse, const struct option_row *row, const 
     return true;
 }
 
+static bool parse_binding(struct parse *parse, const struct option_row *row, const char *text)
+{
+    for (uint32_t i = 0; i < ARRAY_LEN(options_binding_names); i++)
+        if (strcmp(text, options_binding_names[i]) == 0) {
+            *(uint32_t *)((char *)parse->options + row->offset) = i;
+            return true;
+        }
+    return fail(parse, "-%c %s: expected auto, ascii or binary", row->letter, text);
+}
+
 /* An option whose second mention would silently undo the first. */
 static bool is_single(const struct option_row *row)
 {
     return row->type == OPTION_STRING || row->type == OPTION_NUMBER || row->type == OPTION_PORT ||
-           row->type == OPTION_OCTAL || row->type == OPTION_BYTES || row->type == OPTION_CHAR;
+           row->type == OPTION_OCTAL || row->type == OPTION_BYTES || row->type == OPTION_CHAR ||
+           row->type == OPTION_BINDING;
 }
 
 static bool apply_option(struct parse *parse, const struct option_row *row, const char *argument)
 {
-    const uint32_t bit = UINT32_C(1) << (row - rows);
+    const uint64_t bit = UINT64_C(1) << (row - rows);
     char *field = (char *)parse->options + row->offset;
 
     if (is_single(row) && (parse->given & bit) != 0)
@@ -429,6 +446,8 @@ static bool apply_option(struct parse *parse, const struct option_row *row, cons
         return true;
     case OPTION_CHAR:
         return parse_char(parse, row, argument);
+    case OPTION_BINDING:
+        return parse_binding(parse, row, argument);
     case OPTION_EXTENDED:
         return parse_extended(parse, argument);
     case OPTION_COUNT:
@@ -482,7 +501,7 @@ static const char *why_not(int letter)
     } reasons[] = {
         {"fnL", "memory is not divided into slabs here, so there are none to be shaped"},
         {"e", "the cache inside does not outlive the process"},
-        {"BSY", "clients speak the text protocol, without authentication"},
+        {"SY", "clients are not asked who they are"},
         {"N", "clients are spread over the workers in turn"},
     };
 

@@ -25,6 +25,11 @@ struct listen_address {
 };
 
 /* Strings that are not owned point into argv. */
+/* What clients may speak, and how -B has it. */
+enum options_binding { OPTIONS_BINDING_AUTO, OPTIONS_BINDING_ASCII, OPTIONS_BINDING_BINARY, OPTIONS_BINDINGS };
+
+extern const char *const options_binding_names[OPTIONS_BINDINGS];
+
 struct options {
     /* what is served */
     const char *cluster;  /* -z; "local" without it; not NULL after OPTIONS_SERVE */
@@ -53,6 +58,7 @@ struct options {
 
     /* clients who watch */
     bool no_watch;              /* -W */
+    uint32_t binding;           /* -B: enum options_binding */
     uint32_t watcher_logbuf_kb; /* -o: what may wait for each of them */
     uint32_t worker_logbuf_kb;  /* -o: what waits for none of them any longer, but is handed on at once */
 

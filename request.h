@@ -107,10 +107,13 @@ enum {
     TERM_NEW_UNIQUE = 1 << 15,   /* E */
     TERM_INVALIDATE = 1 << 16,   /* I */
     TERM_REMOVE_VALUE = 1 << 17, /* x */
+    TERM_LENIENT = 1 << 18,      /* what is asked for of an item may be left out: a client of the binary protocol */
 };
 
 struct terms {
     uint32_t bits;
+    uint8_t wire;        /* of a binary request: its opcode there, */
+    uint8_t opaque[4];   /* and what it is given back */
     uint8_t mode;        /* enum opcode: which of the classic stores, or of OP_INCR and OP_DECR, it is */
     int32_t recache;     /* seconds, as the client wrote them */
     int32_t vivify;      /* exptime of what is made, as above */
@@ -153,6 +156,15 @@ enum result {
     RESULT_NO_MEMORY,
     RESULT_REFUSED, /* not a command to be carried out: the message says why */
 };
+
+/* Whether a key can be written in text as it is. */
+static inline bool rkey_is_word(const struct rkey *key)
+{
+    for (uint32_t i = 0; i < key->len; i++)
+        if (key->p[i] <= ' ' || key->p[i] == 0x7f)
+            return false;
+    return true;
+}
 
 /* What is known of an item beside its value: as far as the request asks for it. */
 struct facts {
@@ -300,7 +312,7 @@ struct request {
 
     /* from here on it is not blank when it is new */
     uint8_t inl[REQUEST_INLINE];
-    struct terms terms; /* of a meta command */
+    struct terms terms; /* of a meta command, and of any in the binary protocol */
 };
 
 struct request_pool {

@@ -71,6 +71,8 @@ static bool may_end(enum opcode op, enum result result)
     switch (result) {
     case RESULT_ERROR:
         return true;
+    case RESULT_REFUSED:
+        return op == OP_META_ARITH;
     case RESULT_END:
         return (flags & OPF_VALUES) || op == OP_STATS || op == OP_META_DEBUG;
     case RESULT_STORED:
@@ -285,10 +287,11 @@ static void set_meta(struct request *r, bool flagged)
 /* Whether a request may be asked in that protocol. */
 static bool may_ask(const struct request *r, const struct codec *codec)
 {
-    bool has_key = (op_flags((enum opcode)r->op) & OPF_KEY) != 0;
+    unsigned flags = op_flags((enum opcode)r->op);
 
     if (codec == &codec_meta)
-        return (has_key && r->num_keys > 0) || r->op == OP_META_NOOP;
+        return ((flags & OPF_KEY) && (r->num_keys == 1 || (r->num_keys > 1 && (flags & OPF_VALUES)))) ||
+               r->op == OP_META_NOOP;
     if (op_is_meta(r->op))
         return r->op != OP_META_NOOP && r->num_keys == 1 && codec->lacks(r) == NULL;
     return true;

@@ -144,6 +144,7 @@ static void set_request(struct request *r, const struct command *cmd, const uint
 {
     memset(r, 0, offsetof(struct request, inl));
     r->op = (uint8_t)cmd->op;
+    r->codec = op_is_meta(cmd->op) ? &codec_meta : &codec_ascii;
     r->flags = cmd->flags;
     r->exptime = cmd->exptime;
     r->has_exptime = cmd->has_exptime;

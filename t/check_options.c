@@ -178,7 +178,9 @@ static void check_refused(void)
         {"-n 48", "-n: not an option here: memory is not divided into slabs"},
         {"-L", "-L: not an option here: memory is not divided into slabs"},
         {"-e /dev/shm/m", "-e: not an option here: the cache inside does not outlive"},
-        {"-B binary", "-B: not an option here: clients speak the text protocol"},
+        {"-B http", "-B http: expected auto, ascii or binary"},
+        {"-B ascii -B auto", "-B: given twice"},
+        {"-S", "-S: not an option here: clients are not asked who they are"},
         {"-m 0", "-m 0: expected a number from 1 to "},
         {"-m 64m", "-m 64m: expected a number"},
         {"-m 1 -m 2", "-m: given twice"},
@@ -327,7 +329,7 @@ static void check_help(void)
         snprintf(word, sizeof(word), "--%.*s", (int)strspn(p, "abcdefghijklmnopqrstuvwxyz-"), p);
         check(is_known(word), "%s is taken", word);
     }
-    check(letters == 31 && names == 32, "%u letters and %u names", letters, names);
+    check(letters == 32 && names == 33, "%u letters and %u names", letters, names);
     for (const struct setting *row = settings_table; row->name != NULL; row++)
         check(strstr(text, row->help) != NULL, "-h lists %s", row->name);
     free(text);

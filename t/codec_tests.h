@@ -41,8 +41,8 @@ void *__wrap_realloc(void *p, size_t n)
     return may_allocate() ? __real_realloc(p, n) : NULL;
 }
 
-static const struct codec *const codec = &codec_ascii;
-static struct bufpool bufs;
+static const struct codec *const codec __attribute__((unused)) = &codec_ascii;
+static struct bufpool bufs __attribute__((unused));
 
 /* Bytes of a test, NULs and all. */
 #define BYTES(s) s, sizeof(s) - 1

@@ -12,7 +12,7 @@ import base64
 import re
 import unittest
 
-from moxilib import MoxiTest, await_true, ms
+from moxilib import MoxiTest, await_true, has_sanitizer, ms
 from test_text import BIG, Both, Conversation, without_cas
 from test_text import SESSIONS as text_sessions
 
@@ -96,7 +96,7 @@ BEYOND = [
     (b"mg k v u\r\n", b"u"), (b"mg k v N30\r\n", b"N"), (b"mg k v R30\r\n", b"R"), (b"mg YSBi b v\r\n", b"a binary key"),
     (b"ms k 2 c\r\nhi\r\n", b"c here"), (b"ms k 2 MA s\r\nhi\r\n", b"s here"), (b"ms k 2 MA C5\r\nhi\r\n", b"C here"),
     (b"ms k 2 I C5\r\nhi\r\n", b"I"), (b"ms k 2 E5\r\nhi\r\n", b"E"), (b"md k I\r\n", b"I"), (b"md k x\r\n", b"x"),
-    (b"md k C5\r\n", b"C here"), (b"ma n N0\r\n", b"N"), (b"ma n T5\r\n", b"T here"), (b"ma n t\r\n", b"t"),
+    (b"md k C5\r\n", b"C here"), (b"ma none N0\r\n", b"N"), (b"ma n T5\r\n", b"T here"), (b"ma n t\r\n", b"t"),
     (b"ma n c\r\n", b"c here"), (b"ma n C5\r\n", b"C here"), (b"me k\r\n", b"me"),
 ]
 
@@ -178,6 +178,15 @@ class TextOverMeta(Conversation, Both):
     sessions = [s for s in text_sessions if not re.match(rb"(add|append|replace|cas) k 0 0 %d" % BIG, s)]
 
 
+    def test_key_that_was_stored_in_base64(self):
+        """memcached tells such a key in base64, whoever asks."""
+        self.prepare()
+        client = self.client(self.proxy)
+        client.ask(b"ms Zm9v 2 b\r\nhi\r\nget foo k none\r\n",
+                   b"HD\r\nVALUE foo 0 2\r\nhi\r\nVALUE k 3 3\r\nold\r\nEND\r\n")
+        client.ask(b"get foo\r\n", b"VALUE foo 0 2\r\nhi\r\nEND\r\n")
+
+
 class TextOverMetaThree(TextOverMeta):
     num_servers = 3
 
@@ -245,6 +254,23 @@ class Newer(MoxiTest):
     def test_sizes(self):
         self.c.ask(b"ms k 2 s\r\nhi\r\nms k 3 s MA\r\n...\r\nms k 1 s ME\r\nx\r\n", b"HD s2\r\nHD s5\r\nNS s1\r\n")
 
+    def test_invalidation_needs_no_memory(self):
+        c = self.client(self.moxi(["local"], None, "-m", "2", "-M"))
+        data = b"x" * 1000
+        for i in range(5000):
+            c.send(b"ms k%d 1000\r\n%s\r\n" % (i, data))
+            if c.line() != b"HD\r\n":
+                break
+        for k in range(0, i - 1, 7):
+            c.ask(b"md k%d I\r\nmg k%d s\r\nmg k%d s\r\n" % (k, k, k), b"HD\r\nHD s1000 X W\r\nHD s1000 Z X\r\n")
+
+    def test_what_stays_stale(self):
+        self.c.ask(b"ms n 1\r\n9\r\nmd n I\r\nma n v\r\nmg n\r\nma n v E7\r\nmg n c\r\n",
+                   b"HD\r\nHD\r\nVA 2\r\n10\r\nHD X W\r\nVA 2\r\n11\r\nHD c7 Z X\r\n")
+
+    def test_touch_is_a_fetch(self):
+        self.c.ask(b"ms k 1\r\nx\r\ntouch k 100\r\nmg k h\r\n", b"HD\r\nTOUCHED\r\nHD h1\r\n")
+
     def test_stale_is_told_in_seconds(self):
         self.c.ask(b"ms k 1 T1\r\nx\r\n", b"HD\r\n")
 
@@ -302,9 +328,9 @@ TRANSLATED = [
     (b"get k\r\n", b"mg k f v\r\n", b"EN\r\n", b"END\r\n"),
     (b"gets k\r\n", b"mg k f v c\r\n", b"VA 2 f7 c99\r\nhi\r\n", b"VALUE k 7 2 99\r\nhi\r\nEND\r\n"),
     (b"gat 5 k\r\n", b"mg k f v T5\r\n", b"VA 2 f7\r\nhi\r\n", b"VALUE k 7 2\r\nhi\r\nEND\r\n"),
-    (b"get a b c\r\n", b"mg a f v k q\r\nmg b f v k q\r\nmg c f v k q\r\nmn\r\n",
-     b"VA 2 f7 ka\r\nhi\r\nVA 0 f0 kc\r\n\r\nMN\r\n", b"VALUE a 7 2\r\nhi\r\nVALUE c 0 0\r\n\r\nEND\r\n"),
-    (b"gats -1 a b\r\n", b"mg a f v c T-1 k q\r\nmg b f v c T-1 k q\r\nmn\r\n", b"MN\r\n", b"END\r\n"),
+    (b"get a b c\r\n", b"mg a f v q O0\r\nmg b f v q O1\r\nmg c f v q O2\r\nmn\r\n",
+     b"VA 2 f7 O0\r\nhi\r\nVA 0 f0 O2\r\n\r\nMN\r\n", b"VALUE a 7 2\r\nhi\r\nVALUE c 0 0\r\n\r\nEND\r\n"),
+    (b"gats -1 a b\r\n", b"mg a f v c T-1 q O0\r\nmg b f v c T-1 q O1\r\nmn\r\n", b"MN\r\n", b"END\r\n"),
     (b"set k 7 60 2\r\nhi\r\n", b"ms k 2 F7 T60\r\nhi\r\n", b"HD\r\n", b"STORED\r\n"),
     (b"add k 0 0 2\r\nhi\r\n", b"ms k 2 ME\r\nhi\r\n", b"NS\r\n", b"NOT_STORED\r\n"),
     (b"replace k 0 0 2\r\nhi\r\n", b"ms k 2 MR\r\nhi\r\n", b"HD\r\n", b"STORED\r\n"),
@@ -334,6 +360,9 @@ TO_CLASSIC = [
     (b"ms k 2 MP k\r\nhi\r\n", b"prepend k 0 0 2\r\nhi\r\n", b"NOT_STORED\r\n", b"NS kk\r\n"),
     (b"md k Oab\r\n", b"delete k\r\n", b"DELETED\r\n", b"HD Oab\r\n"),
     (b"ma n v D5\r\n", b"incr n 5\r\n", b"17\r\n", b"VA 2\r\n17\r\n"),
+    (b"ma n N0 J5 v\r\n", b"incr n 1\r\n", b"17\r\n", b"VA 2\r\n17\r\n"),
+    (b"ma n N0 J5 v\r\n", b"incr n 1\r\n", b"NOT_FOUND\r\n",
+     b"SERVER_ERROR proxy downstream has no meta commands, for N\r\n"),
     (b"ma n MD\r\n", b"decr n 1\r\n", b"NOT_FOUND\r\n", b"NF\r\n"),
 ]
 
@@ -477,6 +506,71 @@ class Mocks(MoxiTest):
         server.expect(b"mn\r\n").send(b"MN\r\n").expect(b"mg k v\r\n").send(b"VA 1\r\nx\r\n")
         client.expect(b"VA 1\r\nx\r\n")
 
+    def test_hangs_up_at_the_question(self):
+        """Some servers do, at words that they do not know: that costs two connections, not the server."""
+        mock, _, client = self.one()
+        client.send(b"mg k v\r\n")
+        for _ in range(2):
+            mock.accept().expect(b"mn\r\n").close()
+        server = mock.accept_expect(b"get k\r\n")
+        server.send(b"VALUE k 0 1\r\nx\r\nEND\r\n")
+        client.expect(b"VA 1\r\nx\r\n")
+        client.send(b"set k 0 0 1\r\nx\r\nmg k v\r\n")
+        server.expect(b"set k 0 0 1\r\nx\r\nget k\r\n").send(b"STORED\r\nEND\r\n")
+        client.expect(b"STORED\r\nEN\r\n")
+
+    def test_flags_of_the_answer_to_the_question(self):
+        """MN has none; a server that writes some is no memcached."""
+        for answer in (b"MN kfoo\r\n", b"MN Oab\r\n", b"MN O0\r\n"):
+            mock, _, client = self.one()
+            client.send(b"mg k v\r\n")
+            for _ in range(2):
+                mock.accept().expect(b"mn\r\n").send(answer).expect_closed()
+            mock.accept_expect(b"get k\r\n").send(b"END\r\n")
+            client.expect(b"EN\r\n")
+
+    def test_long_flags(self):
+        """A server takes no lines without an end: what would be one is refused."""
+        _, _, client, server = self.established()
+        for line in (b"mg k v" + b"x" * 3000, b"mg k " + b" ".join(b"%c%s" % (c, b"1" * 100) for c in b"vtsflhuPLcI"),
+                     b"mg k P" + b"p" * 1100):
+            client.ask(line + b"\r\nmn\r\n", b"CLIENT_ERROR options flags are too long\r\nMN\r\n")
+        client.send(b"mg k v P" + b"p" * 900 + b"\r\n")
+        server.expect(b"mg k v P" + b"p" * 900 + b"\r\n").send(b"EN\r\n")
+        client.expect(b"EN\r\n")
+
+    def test_client_that_does_not_read(self):
+        """Values that it does not take are dropped, and asked for again: as with get."""
+        mock = self.mock()
+        moxi = self.moxi([mock], {"client_buffer_max": 1 << 20})
+        client = self.client(moxi, rcvbuf=4096)
+        teacher = self.client(moxi)
+        teacher.send(b"mg k\r\n")
+        server = mock.accept()
+        server.expect(b"mn\r\n").send(b"MN\r\n").expect(b"mg k\r\n").send(b"EN\r\n")
+        teacher.expect(b"EN\r\n")
+        for _ in range(200):
+            teacher.send(b"mg k v\r\n")
+            server.expect(b"mg k v\r\n").send(b"EN\r\n")
+            teacher.expect(b"EN\r\n")
+        n, data = 100, b"v" * 1000000
+        client.send(b"mg k v\r\n" * n)
+        asked = 0
+        while server.readable(0.2):
+            server.expect(b"mg k v\r\n")
+            asked += 1
+        self.assertGreater(asked, 10)
+        for _ in range(asked):
+            server.send(b"VA 1000000\r\n" + data + b"\r\n")
+        server.sync()
+        if not has_sanitizer():
+            self.assertLess(moxi.memory(), 40 << 20)
+        for _ in range(n):
+            while not client.readable(0):
+                if server.readable(0.01):
+                    server.expect(b"mg k v\r\n").send(b"VA 1000000\r\n" + data + b"\r\n")
+            client.expect(b"VA 1000000\r\n" + data + b"\r\n")
+
     def test_closed_anywhere(self):
         """A reply that is not whole is no reply: a get has missed, and nobody knows of anything else."""
         whole = b"VA 5 f5\r\nhello\r\n"
@@ -517,12 +611,13 @@ class Mocks(MoxiTest):
                     client.expect(b"EN\r\n")
 
     def test_batch_nonsense(self):
-        for reply in (b"VA 1 f0\r\nx\r\nMN\r\n", b"VA 1 f0 kz\r\nx\r\nMN\r\n", b"EN\r\n", b"HD\r\n", b"VA 1 ka\r\nx\r\nMN\r\n",
+        for reply in (b"VA 1 f0\r\nx\r\nMN\r\n", b"VA 1 f0 O2\r\nx\r\nMN\r\n", b"EN\r\n", b"HD\r\n", b"VA 1 O0\r\nx\r\nMN\r\n",
+                      b"VA 1 f0 Ox\r\nx\r\nMN\r\n", b"VA 1 f0 ka\r\nx\r\nMN\r\n",
                       b"SERVER_ERROR out of memory\r\nMN\r\n"):
             mock, _, client = self.one({"downstream_protocol": "meta", "downstream_retry": 0})
             with self.subTest(reply=reply):
                 client.send(b"get a b\r\n")
-                server = mock.accept_expect(b"mg a f v k q\r\nmg b f v k q\r\nmn\r\n")
+                server = mock.accept_expect(b"mg a f v q O0\r\nmg b f v q O1\r\nmn\r\n")
                 server.send(reply)
                 client.expect(b"END\r\n")
                 server.expect_closed()
