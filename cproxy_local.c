@@ -208,18 +208,9 @@ static void tell_lookup(struct local *l, const struct request *r)
 enum cache_result local_store(struct local *l, struct request *r, struct cache_item *item, enum cache_mode mode,
                               struct cache_terms *terms)
 {
-    enum cache_result result;
-
-    /* Any unique is right: the key has to be there, that is all. */
-    bool is_blind = mode == CACHE_CAS && !l->serving->has_cas;
-
-    if (is_blind)
-        mode = CACHE_REPLACE;
     if (watch_wants(WATCH_FETCHERS | WATCH_MUTATIONS))
-        result = local_store_watched(l, r, item, mode, terms);
-    else
-        result = cache_store_with(l->cache, item, mode, terms);
-    return is_blind && result == CACHE_NOT_STORED ? CACHE_NOT_FOUND : result;
+        return local_store_watched(l, r, item, mode, terms);
+    return cache_store_with(l->cache, item, mode, terms);
 }
 
 struct cache_item *local_make_item(struct local *l, struct request *r, const struct cache_props *props,
@@ -250,7 +241,7 @@ struct cache_item *local_make_item(struct local *l, struct request *r, const str
 static struct outcome run_store(struct local *l, struct request *r)
 {
     const struct cache_props props = {.flags = r->flags, .exptime = local_exptime(l, r->exptime)};
-    struct cache_terms terms = {.unique = r->op == OP_CAS ? r->number : 0};
+    struct cache_terms terms = {.unique = r->op == OP_CAS ? local_compared(l, r->number) : 0};
     struct outcome outcome;
     struct cache_item *item = local_make_item(l, r, &props, &outcome);
 

@@ -32,7 +32,7 @@ struct local_hooks {
 /* From the command line. */
 struct local_serving {
     bool may_dump;     /* not -X */
-    bool has_cas;      /* not -C: otherwise an item's unique is told as 0, and any is right */
+    bool has_cas;      /* not -C: otherwise an item's unique is told as 0, and none is right */
     bool evicts;       /* not -M */
     uint32_t item_max; /* -I */
 };

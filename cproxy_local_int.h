@@ -64,6 +64,12 @@ struct outcome local_store_outcome(enum cache_result result);
 bool local_send_hit(struct local *l, struct request *r, uint32_t i, struct cache_item *item,
                     const struct facts *facts) MUST_CHECK;
 
+/* With which unique an item is compared that a client names: with -C it is that of none, unless it is 0. */
+static inline uint64_t local_compared(const struct local *l, uint64_t unique)
+{
+    return l->serving->has_cas || unique == 0 ? unique : UINT64_MAX;
+}
+
 /* What of an exptime is kept: as memcached, 32 bits of what clients write. */
 uint32_t local_exptime(const struct local *l, int64_t exptime);
 

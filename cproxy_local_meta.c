@@ -117,6 +117,14 @@ static enum cache_mode mode_of(const struct request *r)
     }
 }
 
+/* Which unique a store compares. To add it makes no difference; nor to append with -C, as in memcached. */
+static uint64_t unique_for(const struct local *l, const struct request *r, enum cache_mode mode)
+{
+    if (mode == CACHE_ADD || (mode != CACHE_CAS && !l->serving->has_cas))
+        return 0;
+    return local_compared(l, r->terms.compare);
+}
+
 static void run_set(struct local *l, struct request *r)
 {
     enum cache_mode mode = mode_of(r);
@@ -126,7 +134,7 @@ static void run_set(struct local *l, struct request *r)
                                       .binary_key = has(r, TERM_BASE64),
                                       .own = has(r, TERM_NEW_UNIQUE),
                                       .unique = r->terms.new_unique};
-    struct cache_terms terms = {.unique = mode != CACHE_ADD && has(r, TERM_COMPARE) ? r->terms.compare : 0,
+    struct cache_terms terms = {.unique = has(r, TERM_COMPARE) ? unique_for(l, r, mode) : 0,
                                 .allows_stale = has(r, TERM_INVALIDATE),
                                 .vivifies = vivifies};
     struct outcome outcome;
@@ -148,8 +156,9 @@ static void run_set(struct local *l, struct request *r)
 static void run_delete(struct local *l, struct request *r)
 {
     const struct rkey *key = &r->keys[0];
-    const struct cache_removal removal = {.compares = has(r, TERM_COMPARE) && l->serving->has_cas,
-                                          .unique = r->terms.compare,
+    const struct cache_removal removal = {.compares =
+                                              has(r, TERM_COMPARE) && (l->serving->has_cas || r->terms.compare != 0),
+                                          .unique = local_compared(l, r->terms.compare),
                                           .invalidates = has(r, TERM_INVALIDATE),
                                           .removes_value = has(r, TERM_REMOVE_VALUE),
                                           .flags = r->flags,
@@ -176,7 +185,7 @@ static void run_arith(struct local *l, struct request *r)
     const struct rkey *key = &r->keys[0];
     struct cache_arith a = {.incr = r->terms.mode == OP_INCR,
                             .delta = r->number,
-                            .unique = has(r, TERM_COMPARE) && l->serving->has_cas ? r->terms.compare : 0,
+                            .unique = has(r, TERM_COMPARE) ? local_compared(l, r->terms.compare) : 0,
                             .own = has(r, TERM_NEW_UNIQUE),
                             .own_unique = r->terms.new_unique,
                             .vivifies = has(r, TERM_VIVIFY),

@@ -93,7 +93,7 @@ static const struct option_row rows[] = {
     {'M', "disable-evictions", NULL, OPTION_FLAG, FIELD(no_evict), 0, 0, 0,
      "give an error when the cache inside is full, instead of evicting"},
     {'C', "disable-cas", NULL, OPTION_FLAG, FIELD(no_cas), 0, 0, 0,
-     "no versions of items: gets tells 0, cas takes any, and flush_all takes what is stored in its second as well"},
+     "no versions of items: gets tells 0, cas never stores, and flush_all takes what is stored in its second as well"},
     {'X', "disable-dumping", NULL, OPTION_FLAG, FIELD(no_dump), 0, 0, 0,
      "refuse stats cachedump and lru_crawler metadump"},
     {'W', "disable-watch", NULL, OPTION_FLAG, FIELD(no_watch), 0, 0, 0, "refuse watch"},

@@ -158,8 +158,11 @@ class CommandLine(AloneTest):
     def test_without_cas(self):
         client = self.client(self.alone("-C"))
         client.ask(b"set k 0 0 1\r\nx\r\ngets k\r\n", b"STORED\r\nVALUE k 0 1 0\r\nx\r\nEND\r\n")
-        client.ask(b"cas k 0 0 1 5\r\ny\r\ncas none 0 0 1 5\r\ny\r\nget k\r\n",
-                   b"STORED\r\nNOT_FOUND\r\nVALUE k 0 1\r\ny\r\nEND\r\n")
+        client.ask(b"cas k 0 0 1 5\r\ny\r\ncas k 0 0 1 0\r\ny\r\ncas none 0 0 1 5\r\ny\r\nget k\r\n",
+                   b"EXISTS\r\nEXISTS\r\nNOT_FOUND\r\nVALUE k 0 1\r\nx\r\nEND\r\n")
+        client.ask(b"ms k 1 MA C5\r\nz\r\nms k 1 C0\r\nz\r\nms k 1 c\r\nz\r\n", b"HD\r\nEX\r\nHD c0\r\n")
+        client.ask(b"set n 0 0 1\r\n5\r\nma n C7 v\r\nma n C0 v\r\n", b"STORED\r\nEX\r\nVA 1\r\n6\r\n")
+        client.ask(b"md k C5\r\nmd k C0\r\nmd k C5\r\n", b"EX\r\nHD\r\nNF\r\n")
 
     def test_shutdown(self):
         for command in (b"shutdown\r\n", b"shutdown graceful\r\n"):
