@@ -92,7 +92,7 @@ struct codec {
 
     /*
      * What the protocol cannot say of a request, as an error for its client, without its line end, static; NULL: it can
-     * say all. To be asked before compose_request. A member that is NULL stands for a protocol that can say all.
+     * say all. To be asked before compose_request. The member is NULL in a protocol that servers are not spoken to in.
      */
     const char *(*lacks)(const struct request *r);
 

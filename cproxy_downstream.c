@@ -865,7 +865,7 @@ static bool compose_next(struct dconn *dc)
     struct loop *loop = dc->d->loop;
     struct request *r = request_queue_pop(&dc->unsent);
     const struct codec *codec = codec_of(dc, r);
-    const char *lacks = UNLIKELY(codec != r->codec) && codec->lacks != NULL ? codec->lacks(r) : NULL;
+    const char *lacks = UNLIKELY(codec != r->codec) ? codec->lacks(r) : NULL;
     size_t before = dc->conn.out.bytes;
 
     dc->unsent_bytes -= request_weight(r);

@@ -254,9 +254,11 @@ static void take_binary_key(struct command *cmd)
     cmd->op = OP_META_GET;
 }
 
-/* Whether what stats are asked for can stand in a line of text. */
+/* Whether what stats are asked for can stand in a line of text, which does not tell blanks at its ends. */
 static bool is_line(const uint8_t *p, size_t n)
 {
+    if (n > 0 && (p[0] == ' ' || p[n - 1] == ' '))
+        return false;
     for (size_t i = 0; i < n; i++)
         if (p[i] < ' ' || p[i] == 0x7f)
             return false;
@@ -320,7 +322,7 @@ static enum parse_status binary_parse_request(const uint8_t *p, size_t n, size_t
         return refuse_for_good(cmd, "ERROR");
     if (info->op == OP_REFUSED) {
         cmd->body_len = h.body;
-        return h.body > INT32_MAX ? refuse_for_good(cmd, "ERROR") : refuse(cmd, "ERROR");
+        return h.body > INT32_MAX - 2 ? refuse_for_good(cmd, "ERROR") : refuse(cmd, "ERROR");
     }
     if (h.key > KEY_MAX || !is_sound(info, &h) || h.body - known > INT32_MAX - 2)
         return refuse_for_good(cmd, "CLIENT_ERROR Invalid arguments");

@@ -512,6 +512,14 @@ static bool compose_line(const struct request *r, struct bufpool *bufs, struct s
     return true;
 }
 
+/* As in memcached, a key in base64 is not longer in its line than one that is not. */
+static const char *meta_lacks(const struct request *r)
+{
+    if (op_is_meta(r->op) && (r->terms.bits & TERM_BASE64) && base64_size(r->keys[r->first].len) > KEY_MAX)
+        return "SERVER_ERROR proxy downstream has no room in a line, for a binary key";
+    return NULL;
+}
+
 static bool meta_compose_request(const struct request *r, struct bufpool *bufs, struct spanq *out)
 {
     unsigned op_is = op_flags((enum opcode)r->op);
@@ -929,6 +937,7 @@ const struct codec codec_meta = {
     .parse_request = meta_parse_request,
     .is_hopeless = meta_is_hopeless,
     .check_tail = text_check_tail,
+    .lacks = meta_lacks,
     .compose_request = meta_compose_request,
     .parse_reply = meta_parse_reply,
     .compose_head = meta_compose_head,

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fuzz_request - what a client may send, to the parsers of requests in text: classic and meta commands.
+ * fuzz_request - what a client may send, to the parsers of requests: classic and meta commands, and the binary protocol.
  *
  *   input:  2 bytes, where the stream is cut | the stream
  *
- * The stream is parsed command after command, values skipped, as a client's connection does it: once as one read would
- * bring it and once as two would, cut where the first bytes say. Both must find the same commands; what is found must
- * lie inside the input; and a command that is good must come out the same when it is composed and parsed again. Each
- * piece is handed over in an allocation of its own size, so that AddressSanitizer sees a look beyond its end.
+ * The stream is parsed command after command, values skipped, as a client's connection does it, whose first byte tells
+ * the binary protocol from text: once as one read would bring it and once as two would, cut where the first bytes say.
+ * Both must find the same commands; what is found must lie inside the input; and a command that is good must come out
+ * the same when it is composed and parsed again, one of the binary protocol as text. Each piece is handed over in an
+ * allocation of its own size, so that AddressSanitizer sees a look beyond its end.
  */
 #include "codec.h"
 #include "fuzz.h"
@@ -15,6 +16,8 @@
 enum {
     CUT_BYTES = 2,
     LINE_LIMIT = 2048, /* from here on a line without an end may be refused, so where it was cut matters */
+    MAGIC_REQUEST = 0x80,
+    HEADER = 24, /* of a request in the binary protocol */
 };
 
 /* A client's connection: what is between two reads, and the fingerprints of the commands so far. */
@@ -22,6 +25,7 @@ struct stream {
     uint8_t *rest; /* an unfinished line, from malloc; NULL: none */
     size_t rest_len;
     size_t body_left; /* bytes of a value that are to be skipped */
+    bool binary;      /* its protocol */
     bool go_round;    /* good commands are composed and parsed again */
     bool ended;       /* nothing more is looked at */
     bool cut_line;    /* because a line without an end was too long */
@@ -35,17 +39,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct key_list keys;
 static struct bufpool bufs;
 
-/* What a meta command says, but for its q, which is not passed on. */
+/* What a meta command says, but for its q, which is not passed on, and what makes no difference to a server. */
 static uint64_t mix_meta(uint64_t hash, const struct command *cmd)
 {
     const struct terms *t = &cmd->terms;
-    const uint64_t numbers[] = {t->bits & ~(uint32_t)TERM_QUIET,
-                                t->mode,
-                                (uint64_t)t->recache,
-                                (uint64_t)t->vivify,
-                                t->compare,
-                                t->new_unique,
-                                t->initial};
+    uint32_t no_matter = TERM_QUIET | TERM_LENIENT | (cmd->op == OP_META_SET ? TERM_TOUCH : 0);
+    const uint64_t numbers[] = {t->bits & ~no_matter, t->mode,   (uint64_t)t->recache, (uint64_t)t->vivify, t->compare,
+                                t->new_unique,        t->initial};
     const uint8_t *p = cmd->flags_text;
 
     hash = mix(hash, numbers, sizeof(numbers));
@@ -128,23 +128,41 @@ static void judge_good(const struct command *cmd, const uint8_t *p)
     }
 }
 
+/* A command in the binary protocol that was found good at p. */
+static void judge_good_binary(const struct command *cmd, const uint8_t *p)
+{
+    unsigned flags = op_flags(cmd->op);
+
+    must(cmd->op < OP_REFUSED && cmd->error == NULL, "a good command has no error");
+    must(cmd->consumed >= HEADER, "it has a header");
+    must(!!(flags & OPF_KEY) == (cmd->num_keys > 0) && cmd->num_keys <= 1, "it has a key when it should");
+    must((flags & OPF_BODY) || cmd->body_len == 0, "it has a value if it may");
+    must(cmd->body_tail == 0 && cmd->body_len <= INT32_MAX - 2, "and nothing behind it");
+    must(cmd->num_keys == 0 || (cmd->key_len > 0 && cmd->key_len <= KEY_MAX), "a key is of a good length");
+    must(cmd->key_len == 0 || cmd->key + cmd->key_len == p + cmd->consumed, "and stands at the end");
+    must(cmd->terms.wire == p[1] && memcmp(cmd->terms.opaque, p + 12, sizeof(cmd->terms.opaque)) == 0,
+         "what its reply repeats is known");
+}
+
 /* One that was refused. */
-static void judge_bad(const struct command *cmd)
+static void judge_bad(const struct command *cmd, bool binary)
 {
     must(cmd->op == OP_REFUSED, "a bad command is none of the others");
     must(cmd->error != NULL || cmd->hangup, "it is answered, or the client is closed");
     must(cmd->error == NULL || (cmd->error[0] != '\0' && strpbrk(cmd->error, "\r\n") == NULL),
          "the answer is one line");
-    must(cmd->body_tail == 2 || (cmd->body_tail == 0 && cmd->body_len == 0), "its value has a tail");
+    must(binary ? cmd->body_tail == 0 : cmd->body_tail == 2 || (cmd->body_tail == 0 && cmd->body_len == 0),
+         "its value has a tail");
     must(cmd->body_len <= INT32_MAX - 2, "its value is not longer than a value can be");
 }
 
 /* The request that a command asks for, as far as composing looks at it; value: as much of it as there is. */
-static void set_request(struct request *r, const struct command *cmd, const uint8_t *value, size_t value_len)
+static void set_request(struct request *r, const struct codec *codec, const struct command *cmd, const uint8_t *value,
+                        size_t value_len)
 {
     memset(r, 0, offsetof(struct request, inl));
     r->op = (uint8_t)cmd->op;
-    r->codec = op_is_meta(cmd->op) ? &codec_meta : &codec_ascii;
+    r->codec = codec;
     r->flags = cmd->flags;
     r->exptime = cmd->exptime;
     r->has_exptime = cmd->has_exptime;
@@ -172,8 +190,8 @@ static void set_request(struct request *r, const struct command *cmd, const uint
     }
 }
 
-/* Composes a good command, of whose value `left` bytes are there, and parses what comes of it. */
-static void go_round(const struct command *cmd, const uint8_t *value, size_t left)
+/* Composes a good command as text, of whose value `left` bytes are there, and parses what comes of it. */
+static void go_round(const struct codec *client, const struct command *cmd, const uint8_t *value, size_t left)
 {
     size_t value_len = left < cmd->body_len ? left : cmd->body_len;
     struct command expected = *cmd, again;
@@ -185,9 +203,14 @@ static void go_round(const struct command *cmd, const uint8_t *value, size_t lef
     size_t n;
 
     expected.body_len = value_len;
+    expected.body_tail = (op_flags(cmd->op) & OPF_BODY) ? 2 : 0;
     codec = op_is_meta(cmd->op) ? &codec_meta : &codec_ascii;
     before = fingerprint(&expected);
-    set_request(&r, cmd, value, value_len);
+    set_request(&r, client, cmd, value, value_len);
+    if (client != codec && codec->lacks(&r) != NULL) {
+        spanq_clear(&r.value, &bufs);
+        return;
+    }
     spanq_init(&out);
     must(codec->compose_request(&r, &bufs, &out), "there is memory");
     n = out.bytes;
@@ -195,6 +218,10 @@ static void go_round(const struct command *cmd, const uint8_t *value, size_t lef
     spanq_peek_tail(&out, bytes, n);
     must(codec_of_text(bytes, n) == codec, "what was composed is of the same protocol");
     must(codec->parse_request(bytes, n, 0, &keys, &again) == PARSE_OK, "what was composed is good");
+    if (client == &codec_binary) {
+        again.flags_len = 0;
+        again.has_exptime = cmd->has_exptime;
+    }
     must(!again.noreply && fingerprint(&again) == before, "and the same command");
     must(again.consumed + value_len + again.body_tail == n, "and nothing else");
     must(value_len == 0 || memcmp(bytes + again.consumed, value, value_len) == 0, "with the same value");
@@ -208,6 +235,8 @@ static void record(struct stream *s, const struct command *cmd)
 {
     uint64_t hash = mix_number(fingerprint(cmd), cmd->noreply);
 
+    if (s->binary)
+        hash = mix(mix_number(hash, cmd->terms.wire), cmd->terms.opaque, sizeof(cmd->terms.opaque));
     s->found[s->num_found++] = cmd->error == NULL ? hash : mix(hash, cmd->error, strlen(cmd->error));
 }
 
@@ -215,12 +244,13 @@ static void record(struct stream *s, const struct command *cmd)
 static size_t take_command(struct stream *s, const uint8_t *p, size_t n, size_t seen)
 {
     struct command cmd;
-    const struct codec *codec = codec_of_text(p, n);
+    const struct codec *codec = s->binary ? &codec_binary : codec_of_text(p, n);
     enum parse_status status = codec->parse_request(p, n, seen, &keys, &cmd);
 
     must(status != PARSE_NO_MEMORY, "there is memory");
     if (status == PARSE_MORE) {
-        must(memchr(p, '\n', n) == NULL, "a line with an end is a command");
+        must(s->binary || memchr(p, '\n', n) == NULL, "a line with an end is a command");
+        must(!s->binary || n < HEADER + UINT8_MAX + KEY_MAX, "nor is more than a header, extras and a key waited for");
         must(!s->hopeless || codec->is_hopeless(p, n), "what is hopeless stays so");
         s->hopeless = codec->is_hopeless(p, n);
         return 0;
@@ -232,12 +262,17 @@ static size_t take_command(struct stream *s, const uint8_t *p, size_t n, size_t 
     s->body_left = cmd.body_len + cmd.body_tail;
     s->ended = cmd.hangup || cmd.op == OP_QUIT;
     if (status == PARSE_OK) {
-        judge_good(&cmd, p);
+        if (s->binary)
+            judge_good_binary(&cmd, p);
+        else
+            judge_good(&cmd, p);
         if (s->go_round && !stays_here(cmd.op))
-            go_round(&cmd, p + cmd.consumed, n - cmd.consumed);
+            go_round(codec, &cmd, p + cmd.consumed, n - cmd.consumed);
         return cmd.consumed;
     }
-    judge_bad(&cmd);
+    judge_bad(&cmd, s->binary);
+    if (s->binary)
+        return cmd.consumed;
     s->cut_line = memchr(p, '\n', n) == NULL;
     must(!s->cut_line || (cmd.hangup && n > LINE_LIMIT), "only a long line is refused before its end");
     return cmd.consumed;
@@ -277,9 +312,10 @@ static void feed(struct stream *s, const uint8_t *data, size_t n)
 }
 
 /* A stream of n bytes has no more commands than bytes, and one more when a cut makes one. */
-static void begin(struct stream *s, size_t n)
+static void begin(struct stream *s, const uint8_t *data, size_t n)
 {
     memset(s, 0, sizeof(*s));
+    s->binary = n > 0 && data[0] == MAGIC_REQUEST;
     s->found = need((n + 1) * sizeof(*s->found));
 }
 
@@ -293,8 +329,8 @@ static void compare(const struct stream *whole, const struct stream *cut)
 {
     size_t same = cut->num_found;
 
-    /* A line that is too long is refused only if its end had not come yet. */
-    if (cut->cut_line && !whole->cut_line)
+    /* A line that is too long is refused only if its end had not come yet; the whole may have come to a later one. */
+    if (cut->cut_line && (!whole->cut_line || whole->num_found != cut->num_found))
         same--;
     else
         must(whole->num_found == cut->num_found && whole->rest_len == cut->rest_len && whole->ended == cut->ended &&
@@ -314,10 +350,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     n = size - CUT_BYTES;
     at = ((size_t)data[0] << 8 | data[1]) % (n + 1);
     data += CUT_BYTES;
-    begin(&whole, n);
+    begin(&whole, data, n);
     whole.go_round = true;
     feed(&whole, data, n);
-    begin(&cut, n);
+    begin(&cut, data, n);
     feed(&cut, data, at);
     feed(&cut, data + at, n - at);
     compare(&whole, &cut);

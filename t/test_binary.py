@@ -234,7 +234,7 @@ class Both(MoxiTest):
     def test_stat_of_what_is_no_line(self):
         """What could be taken for a command does not reach a server."""
         client = self.client(self.proxy)
-        for key in (b"items\r\nflush_all", b"\n", b"a\0b", b"\x7f"):
+        for key in (b"items\r\nflush_all", b"\n", b"a\0b", b"\x7f", b" items", b"items "):
             client.send(packet(STAT, key) + MARK)
             self.assertEqual([p[2] for p in packets(client.read_until(MARKED))[0]], [4, 0])
 
@@ -279,6 +279,14 @@ class ThreeServers(Both):
 class MetaServers(Both):
     num_servers = 3
     settings = {"downstream_protocol": "meta"}
+
+    def test_longest_binary_key(self):
+        """A line has 250 bytes for a key: 186 of it in base64."""
+        fits, long = b"\0" * 186, b"\0" * 187
+        session = store(SET, fits, b"v") + packet(GETK, fits) + store(SET, long, b"quit\r\n") + packet(GETQ, long)
+        (found, _), _ = self.answers(self.proxy, session)
+        self.assertEqual([(p[0], p[2]) for p in found[:4]], [(SET, 0), (GETK, 0), (SET, 0x83), (GETQ, 0x83)])
+        self.assertEqual(found[1][5:7], (fits, b"v"))
 
 
 class Local(Both):
