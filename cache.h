@@ -3,7 +3,8 @@
  * cache - the cache inside moxi: keys and values in bounded memory, with memcached's semantics.
  *
  * Any thread may call any function at any time, except cache_create and cache_destroy, which stand alone. No call
- * blocks for longer than it takes to make room for one item; no lock is held when it returns or calls back, but for cache_evicted_fn.
+ * blocks for longer than it takes to make room for one item; no lock is held when it returns or calls back, but for
+ * cache_evicted_fn.
  *
  *   alloc --> item, writable --> store: the cache has it          get --> item, read only --> release
  *                            \-> release: it never was
@@ -124,8 +125,8 @@ enum cache_result {
 enum cache_mode { CACHE_SET, CACHE_ADD, CACHE_REPLACE, CACHE_APPEND, CACHE_PREPEND, CACHE_CAS };
 
 /*
- * An item is being evicted. Whoever is told so has it until it returns, may not call the cache but for what only asks an
- * item (cache_item_exptime, cache_item_time, cache_item_class), and holds up others: locks are held.
+ * An item is being evicted. Whoever is told so has it until it returns, may not call the cache but for what only asks
+ * an item (cache_item_exptime, cache_item_time, cache_item_class), and holds up others: locks are held.
  */
 typedef void (*cache_evicted_fn)(void *arg, const struct cache_item *item, bool was_fetched);
 
@@ -250,11 +251,10 @@ enum cache_result cache_store(struct cache *cache, struct cache_item *item, enum
 
 /* What a store depends on, and what has become of it. */
 struct cache_terms {
-    uint64_t unique; /* as *unique above */
-    bool
-        allows_stale; /* CACHE_CAS: an older unique will do, but the value is stale then, and lives as long as that before */
-    bool vivifies;   /* append, prepend: to nothing, if the key is not there */
-    uint32_t nvalue; /* after CACHE_STORED: of the whole value */
+    uint64_t unique;   /* as *unique above */
+    bool allows_stale; /* CACHE_CAS: an older unique will do, but the value is stale then, and expires as the old one */
+    bool vivifies;     /* append, prepend: to nothing, if the key is not there */
+    uint32_t nvalue;   /* after CACHE_STORED: of the whole value */
 };
 
 enum cache_result cache_store_with(struct cache *cache, struct cache_item *item, enum cache_mode mode,

@@ -2,8 +2,8 @@
 /*
  * cache_arith - values that are numbers: see cache.h.
  *
- * A result of the same length is written in place if nobody looks at the item; else into a new item, which takes the place
- * of the old one if that is still the key's, or it is done again.
+ * A result of the same length is written in place if nobody looks at the item; else into a new item, which takes the
+ * place of the old one if that is still the key's, or it is done again.
  */
 #include <string.h>
 

@@ -33,7 +33,9 @@ enum {
     LINE = 64, /* bytes of a cache line */
 };
 
-/* item->bits, besides CACHE_ITEM_OWN. Written under the lock of the key; item_set_bits, as who holds an item may read. */
+/*
+ * item->bits, besides CACHE_ITEM_OWN. Written under the lock of the key; item_set_bits, as who holds an item may read.
+ */
 enum {
     ITEM_FREQ = 3,         /* mask: accesses since the item was last looked at for eviction, up to 3 */
     ITEM_FETCHED = 8,      /* since it was stored */
@@ -410,8 +412,8 @@ struct cache_item *op_make_successor(struct cache *cache, const struct cache_ite
                                      const uint64_t *unique) MUST_CHECK;
 
 /*
- * Makes a new item the key's if the old one, which is held and then released, still is that; else undoes it. exptime NULL: that
- * of the old one. The caller keeps a reference when true.
+ * Makes a new item the key's if the old one, which is held and then released, still is that; else undoes it. exptime
+ * NULL: that of the old one. The caller keeps a reference when true.
  */
 bool op_exchange_held(struct cache *cache, struct cache_item *old, struct cache_item *item,
                       const uint32_t *exptime) MUST_CHECK;

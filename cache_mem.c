@@ -460,8 +460,8 @@ static bool is_short(struct cache *cache)
 }
 
 /*
- * How much is looked at for each byte stored: as much, so that a victim is gone when the open segment is full, and in the
- * end of that more, for what survived.
+ * How much is looked at for each byte stored: as much, so that a victim is gone when the open segment is full, and in
+ * the end of that more, for what survived.
  */
 static uint64_t pace(const struct seg *open)
 {

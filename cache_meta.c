@@ -2,8 +2,8 @@
 /*
  * cache_meta - what only the meta commands ask of an item: see cache.h.
  *
- * One who gets an item may be told to renew it, and nobody else is then (ITEM_SENT): because it has just been made, empty,
- * for the want of it; because it has little time left; or because it is stale.
+ * One who gets an item may be told to renew it, and nobody else is then (ITEM_SENT): because it has just been made,
+ * empty, for the want of it; because it has little time left; or because it is stale.
  */
 #include <string.h>
 

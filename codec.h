@@ -103,7 +103,9 @@ struct codec {
     enum parse_status (*parse_reply)(const struct request *r, const uint8_t *p, size_t n, size_t seen,
                                      struct reply *reply);
 
-    /* Writes what stands before a value to dst, which has room for HIT_HEAD_MAX bytes; hit: all but head. Its length. */
+    /*
+     * Writes what stands before a value to dst, which has room for HIT_HEAD_MAX bytes; hit: all but head. Its length.
+     */
     size_t (*compose_head)(const struct request *r, const struct hit *hit, uint8_t *dst);
 
     /* Appends a line of a reply to stats, of n bytes without its end. False as below. */

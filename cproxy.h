@@ -95,8 +95,8 @@ struct pool_state {
 };
 
 /*
- * A pool for a worker. All that is passed must outlive it; cache may be NULL if no server is local. NULL when memory ran
- * out.
+ * A pool for a worker. All that is passed must outlive it; cache may be NULL if no server is local. NULL when memory
+ * ran out.
  */
 struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool, const struct cproxy_hooks *hooks,
                                      const struct cproxy_serving *serving, struct cache *cache) MUST_CHECK;
@@ -226,7 +226,8 @@ void clients_destroy(struct pool_state *ps);
 int client_fd(const struct request *r);
 
 /*
- * Where the reply to r, whose client is there, is to be appended: the client's output when it is r's turn, else r->held.
+ * Where the reply to r, whose client is there, is to be appended: the client's output when it is r's turn, else
+ * r->held.
  */
 struct spanq *client_output(struct request *r);
 
@@ -254,8 +255,8 @@ void client_set_put_off(struct request *r, bool put_off);
 
 /*
  * The connection to d that r is to take: while its client waits for something from d, the one that was asked, so that
- * its requests stay in order; else the one with the shortest queue. client_unpin says how r was answered: one that timed
- * out may still be carried out, so nothing may go another way for as long as the client stays.
+ * its requests stay in order; else the one with the shortest queue. client_unpin says how r was answered: one that
+ * timed out may still be carried out, so nothing may go another way for as long as the client stays.
  */
 uint32_t client_pin(struct request *r, const struct downstream *d);
 void client_unpin(struct request *r, const struct outcome *outcome);

@@ -6,8 +6,8 @@
  *
  * stats: a line's name is what stands before its values ("STAT cmd_get", "PREFIX foo"); lines of one name become one,
  * value by value. As the first moxi did it, values are added up, but for names of which a sum would tell nothing: the
- * first server's word is kept for some, the smallest for others. What is no number is kept as the first had it. A server
- * that cannot be asked is left out, unless none can.
+ * first server's word is kept for some, the smallest for others. What is no number is kept as the first had it. A
+ * server that cannot be asked is left out, unless none can.
  */
 #include <assert.h>
 #include <search.h>

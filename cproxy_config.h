@@ -125,10 +125,10 @@ bool config_has_local(const struct config *config);
 
 /*
  * Reads -z: "LPORT=host[:port[:weight]],…[;LPORT2=…]". A host is a name, an IPv4 address, an IPv6 address in
- * brackets, or a unix socket as "/path" or "unix:/path" (with ":weight" or "::weight" after it for a weight), or "local"
- * or "local::weight", the cache inside moxi. White
- * space and '#' comments are skipped. Each pool gets a copy of the settings. Returns a config with one reference, or
- * NULL with error naming the pool, the server and what is wrong with it.
+ * brackets, or a unix socket as "/path" or "unix:/path" (with ":weight" or "::weight" after it for a weight), or
+ * "local" or "local::weight", the cache inside moxi. White space and '#' comments are skipped. Each pool gets a copy of
+ * the settings. Returns a config with one reference, or NULL with error naming the pool, the server and what is wrong
+ * with it.
  */
 struct config *config_parse(const char *text, const struct settings *settings, char *error, size_t errlen) MUST_CHECK;
 

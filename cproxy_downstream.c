@@ -13,8 +13,8 @@
  * their order, and the connection is made anew.
  *
  * What a server is asked in: the classic commands in the text protocol, the meta commands as they are if it knows them,
- * else by the classic command that says the same, if there is one. Whether it knows them is found out once a connection, by a
- * mn before the first of them, for which all that is unsent waits.
+ * else by the classic command that says the same, if there is one. Whether it knows them is found out once a
+ * connection, by a mn before the first of them, for which all that is unsent waits.
  *
  * One timer a connection, never touched on the hot path: it is armed for the earliest deadline when it is not armed,
  * and when it fires looks what is due and arms itself again.
@@ -602,8 +602,8 @@ static bool take_body_read(struct dconn *dc, struct chunk *chunk, uint8_t *p, si
 }
 
 /*
- * The head of a value, in its client's protocol. Of what stands behind it, which is the same where there is anything, so
- * much is passed on as that protocol has.
+ * The head of a value, in its client's protocol. Of what stands behind it, which is the same where there is anything,
+ * so much is passed on as that protocol has.
  */
 static void translate_head(struct request *r, struct hit *hit, uint8_t *head)
 {

@@ -6,10 +6,10 @@
  *                            -> take_body    (a value that arrives in pieces)
  *   input_resume: what had to wait
  *
- * What a client can make moxi hold is bounded by client_buffer_max, about: what is waiting to be written to it, and what
- * its requests in flight will bring (charge_of), which is guessed from the values that the pool had lately. Over the bound
- * its input is left unread (may_admit). Parsing also stops after -R commands, so that one client cannot hold up a turn; the
- * rest is parsed at the end of it.
+ * What a client can make moxi hold is bounded by client_buffer_max, about: what is waiting to be written to it, and
+ * what its requests in flight will bring (charge_of), which is guessed from the values that the pool had lately. Over
+ * the bound its input is left unread (may_admit). Parsing also stops after -R commands, so that one client cannot hold
+ * up a turn; the rest is parsed at the end of it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -288,7 +288,9 @@ static void become_delete(struct request *r)
     r->arg_len = (r->terms.bits & TERM_BASE64) != 0;
 }
 
-/* A value over item_size_max. As in memcached, a set that fails does not leave the old value behind; nor does any ms. */
+/*
+ * A value over item_size_max. As in memcached, a set that fails does not leave the old value behind; nor does any ms.
+ */
 static void refuse_size(struct client *c, struct request *r)
 {
     if (r->op != OP_SET && (r->op != OP_META_SET || (c->binary && r->terms.mode != OP_SET))) {
@@ -346,7 +348,9 @@ static void begin_body(struct client *c, size_t bytes)
     client_set_doing(c, DOING_VALUE);
 }
 
-/* A command with a value. Returns how many bytes of the n at p were of use: the command, and the value if it is whole. */
+/*
+ * A command with a value. Returns how many bytes of the n at p were of use: the command, and the value if it is whole.
+ */
 static size_t take_store(struct client *c, struct chunk *chunk, uint8_t *p, size_t n, const struct command *cmd)
 {
     size_t body = cmd->body_len + cmd->body_tail;
@@ -517,8 +521,8 @@ static size_t take_body(struct client *c, struct chunk *chunk, uint8_t *p, size_
 /* --- input --- */
 
 /*
- * Whether the client may ask for more: it is owed nothing, or little; nothing is put off; and its last request, if it is
- * a multiget that is asked for bit by bit, has been asked for whole: for nothing may overtake these.
+ * Whether the client may ask for more: it is owed nothing, or little; nothing is put off; and its last request, if it
+ * is a multiget that is asked for bit by bit, has been asked for whole: for nothing may overtake these.
  */
 static bool may_admit(const struct client *c)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * cproxy_local - the server "local": requests run on the cache inside moxi. A backend like cproxy_downstream, but one that
- * answers most requests at once: ops->done has been called when local_run returns.
+ * cproxy_local - the server "local": requests run on the cache inside moxi. A backend like cproxy_downstream, but one
+ * that answers most requests at once: ops->done has been called when local_run returns.
  *
  * There is one cache in the process. Each pool of each worker that has a server "local" has a struct local to reach it.
  */

@@ -39,7 +39,9 @@ static inline struct outcome error_of(const char *line)
     return (struct outcome){.result = RESULT_ERROR, .text = (const uint8_t *)line, .text_len = strlen(line)};
 }
 
-/* The words of a request's argument, up to `max`; each ends in NUL in buf, which has KEY_MAX + 1 bytes. Their number. */
+/*
+ * The words of a request's argument, up to `max`; each ends in NUL in buf, which has KEY_MAX + 1 bytes. Their number.
+ */
 size_t local_words(const struct request *r, char *buf, const char **words, size_t max);
 
 /* Gives the cache an item that has the value of r, a store. */

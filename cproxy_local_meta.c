@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * cproxy_local_meta - the meta commands run on the cache: see cproxy_local_int.h. What they find goes to the client's codec
- * as facts, which writes those that were asked for.
+ * cproxy_local_meta - the meta commands run on the cache: see cproxy_local_int.h. What they find goes to the client's
+ * codec as facts, which writes those that were asked for.
  */
 #include <stdio.h>
 

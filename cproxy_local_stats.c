@@ -126,8 +126,8 @@ static void tell_items(struct request *r, const struct cache_stats *s)
 }
 
 /*
- * There are no pages of a class, so what memcached says of these is said of all. As there, a class that was once in use is
- * told when it is empty.
+ * There are no pages of a class, so what memcached says of these is said of all. As there, a class that was once in use
+ * is told when it is empty.
  */
 static void tell_slabs(struct request *r, const struct cache_stats *s)
 {

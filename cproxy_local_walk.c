@@ -2,9 +2,9 @@
 /*
  * cproxy_local_walk - replies for which all items of the cache have to be looked at: see cproxy_local_int.h.
  *
- * A walk goes on in steps of a thousand items, and waits until it is its client's turn to be told and while that is owed
- * much. All walks of a worker together make one step at each tick of a timer, in turn, so neither other clients nor
- * memory suffer from a cache of many millions of items or from many who ask.
+ * A walk goes on in steps of a thousand items, and waits until it is its client's turn to be told and while that is
+ * owed much. All walks of a worker together make one step at each tick of a timer, in turn, so neither other clients
+ * nor memory suffer from a cache of many millions of items or from many who ask.
  */
 #include <assert.h>
 #include <event2/event.h>

@@ -2,9 +2,9 @@
 /*
  * cproxy_local_watch - what clients who watch are told of the cache inside: see cproxy_local_int.h and watch.h.
  *
- * As in memcached, an item_get is told of whatever looks up a key: a store has one before its item_store, and incr, touch
- * and delete have nothing else. But for the hits of retrievals, what is told is seen by a look beforehand, so another
- * worker may come between: what such a line says was true, if not when the command was carried out.
+ * As in memcached, an item_get is told of whatever looks up a key: a store has one before its item_store, and incr,
+ * touch and delete have nothing else. But for the hits of retrievals, what is told is seen by a look beforehand, so
+ * another worker may come between: what such a line says was true, if not when the command was carried out.
  */
 #include "cproxy_local_int.h"
 #include "watch.h"

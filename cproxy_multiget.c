@@ -11,11 +11,12 @@
  * As a client may ask for more than it, or moxi, can hold, not all keys are asked at once when the pool's values are
  * large: as many as fit in client_buffer_max, then the next when these have been written.
  *
- * Should they be larger than thought, values that arrive when the client is owed too much are dropped, and asked for again
- * (SLOT_AGAIN; see client_puts_off). A value is handed on whole, but for one of stream_min bytes or more whose turn it is.
+ * Should they be larger than thought, values that arrive when the client is owed too much are dropped, and asked for
+ * again (SLOT_AGAIN; see client_puts_off). A value is handed on whole, but for one of stream_min bytes or more whose
+ * turn it is.
  *
- * A gat has another limit: memcached closes a connection on which more than 2,048 bytes of a line arrive without its end,
- * unless it is a get or gets.
+ * A gat has another limit: memcached closes a connection on which more than 2,048 bytes of a line arrive without its
+ * end, unless it is a get or gets.
  *
  * The slots are handed on when all parts of a batch are there, or more than EMIT_BYTES: not in drips, for each would
  * cost the client a wake-up.

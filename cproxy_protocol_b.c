@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * cproxy_protocol_b - the binary protocol, as memcached's protocol-binary.txt defines it and memcached 1.6 speaks it, for
- * clients.
+ * cproxy_protocol_b - the binary protocol, as memcached's protocol-binary.txt defines it and memcached 1.6 speaks it,
+ * for clients.
  *
  *   header: magic, opcode, key length (2), extras length, data type, vbucket or status (2), body length (4),
  *           opaque (4), cas (8); then extras, key, value

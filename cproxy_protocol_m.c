@@ -9,9 +9,9 @@
  *   mn                           MN
  *   me <key> [b]                 ME <key> <facts>  EN
  *
- * A flag is a letter, with a token behind it or not; replies have theirs in the order of the request's. A request keeps its
- * flags as they were written, for that order, and what they mean as terms. Sent to a server, it has them all but q: what
- * is not to be told is left out here, when the reply has come.
+ * A flag is a letter, with a token behind it or not; replies have theirs in the order of the request's. A request keeps
+ * its flags as they were written, for that order, and what they mean as terms. Sent to a server, it has them all but q:
+ * what is not to be told is left out here, when the reply has come.
  *
  * A server may be asked in this protocol for whatever the classic commands ask. Several keys are then so many commands,
  * misses not told, and a mn at their end.
@@ -336,7 +336,9 @@ static bool meta_is_hopeless(const uint8_t *p, size_t n)
 
 /* --- requests, out --- */
 
-/* Bytes of a composed line without the flags that the client wrote, at the most: a word, a key, six flags and numbers. */
+/*
+ * Bytes of a composed line without the flags that the client wrote, at the most: a word, a key, six flags and numbers.
+ */
 enum { HEADER_MAX = 16 + (KEY_MAX + 2) / 3 * 4 + 8 * (U64_DIGITS + 2) };
 
 static uint8_t *put_flag(uint8_t *to, char letter)
@@ -417,7 +419,9 @@ static uint8_t *put_request_flags(uint8_t *to, const struct request *r)
     return to;
 }
 
-/* What a classic retrieval asks of one key. Of several, a reply says by its index whose it is: a key may be in base64. */
+/*
+ * What a classic retrieval asks of one key. Of several, a reply says by its index whose it is: a key may be in base64.
+ */
 static uint8_t *put_get(uint8_t *to, const struct request *r, uint32_t index, bool is_one)
 {
     to = put_command(to, OP_META_GET, &r->keys[index], false);

@@ -63,11 +63,15 @@ size_t text_tokenize(const uint8_t *p, size_t len, struct token *tokens);
 
 /*
  * Finds the end of a command's line in [p, p + n), whose first `seen` bytes hold none, and sets cmd->consumed to what
- * it takes. The return value is where the command ends: before CR LF or LF, or at a NUL, as in memcached. NULL: there is no end.
+ * it takes. The return value is where the command ends: before CR LF or LF, or at a NUL, as in memcached. NULL: there
+ * is no end.
  */
 const uint8_t *text_line_end(const uint8_t *p, size_t n, size_t seen, struct command *cmd);
 
-/* A word is a number as memcached reads it, with strtol: a '+' and white space that does not part words may stand in front. */
+/*
+ * A word is a number as memcached reads it, with strtol: a '+' and white space that does not part words may stand in
+ * front.
+ */
 bool token_u64(const struct token *t, uint64_t *out);
 bool token_u32(const struct token *t, uint32_t *out);
 bool token_i64(const struct token *t, int64_t *out);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * cproxy_upstream - the connections of clients: keep the order of replies, write, end. What they send is cproxy_input's.
+ * cproxy_upstream - the connections of clients: keep the order of replies, write, end. What they send is
+ * cproxy_input's.
  *
  *   on_event -> input_read -> client_push, cproxy_admit
  *                                  FIFO: head ... tail   (what was asked, in order)
  *   client_output, client_finish  ->  head: conn.out    the others: held, until they are the head
  *   run_turn: ask for more keys, write once, parse what had to wait
  *
- * The guess by which input is left unread may be wrong, when a pool of small values has large ones after all: then values
- * that arrive at twice client_buffer_max are dropped, and asked for again when the client has read what it was sent
- * (put_off), as long as that can make no difference: all that it has asked for are reads.
+ * The guess by which input is left unread may be wrong, when a pool of small values has large ones after all: then
+ * values that arrive at twice client_buffer_max are dropped, and asked for again when the client has read what it was
+ * sent (put_off), as long as that can make no difference: all that it has asked for are reads.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -72,7 +73,9 @@ int client_fd(const struct request *r)
 
 /* --- the FIFO --- */
 
-/* Whether it makes no difference when it is asked twice. What a meta get is told to renew once is looked at in put_off. */
+/*
+ * Whether it makes no difference when it is asked twice. What a meta get is told to renew once is looked at in put_off.
+ */
 static bool is_read(const struct request *r)
 {
     static const uint32_t changing =
@@ -250,7 +253,8 @@ void client_unpin(struct request *r, const struct outcome *outcome)
 
 /*
  * Closing a socket that has unread input resets the connection, and the client may lose what it was told. So whoever is
- * hung up on in the middle of a line is first told that no more will come, and what it sends until it closes is dropped.
+ * hung up on in the middle of a line is first told that no more will come, and what it sends until it closes is
+ * dropped.
  */
 static void begin_linger(struct client *c)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * crawler - looks after the cache in the background, in the main thread, which has nothing else to do: tells it the time,
- * frees what is dead, and gives memory back that a lower limit has made too much.
+ * crawler - looks after the cache in the background, in the main thread, which has nothing else to do: tells it the
+ * time, frees what is dead, and gives memory back that a lower limit has made too much.
  */
 #ifndef CRAWLER_H
 #define CRAWLER_H

@@ -4,8 +4,8 @@
  *
  * The main thread accepts and hands each client to the next worker in turn. As memcached does, it stops accepting
  * when there are as many clients as allowed, or the system has no more file descriptors: who comes then waits in the
- * backlog. It accepts again when a client has gone, or after a short time. With maxconns_fast, who comes when there are as
- * many as allowed is told so, and hung up on.
+ * backlog. It accepts again when a client has gone, or after a short time. With maxconns_fast, who comes when there are
+ * as many as allowed is told so, and hung up on.
  */
 #ifndef LISTENER_H
 #define LISTENER_H
@@ -25,8 +25,8 @@
 bool listener_open(const struct options *options, struct config *config, char *error, size_t errlen) MUST_CHECK;
 
 /*
- * Calls open_one for every address that host has, or for those of every interface when it is NULL, with a socket type of
- * SOCK_STREAM or SOCK_DGRAM; it returns false with errno when it cannot open one. False with an error as above.
+ * Calls open_one for every address that host has, or for those of every interface when it is NULL, with a socket type
+ * of SOCK_STREAM or SOCK_DGRAM; it returns false with errno when it cannot open one. False with an error as above.
  */
 bool listener_open_each(const char *host, uint16_t port, int type,
                         bool (*open_one)(void *arg, const struct addrinfo *a), void *arg, char *error,

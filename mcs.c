@@ -11,9 +11,9 @@
  * continuum (or a remainder). It writes nothing: ejecting of hosts, the only thing that would rebuild the continuum, is
  * done by another function and is off. t/check_mcs.c asks a memcached_st whose memory it has made read-only.
  *
- * Where the hash is md5, as it is by default, the digests are made by md5.c, several at a time if there are several keys:
- * a second memcached_st with the same servers has as its hash function one that hands the digest through, so that the
- * continuum is still libmemcached's own and asked by it.
+ * Where the hash is md5, as it is by default, the digests are made by md5.c, several at a time if there are several
+ * keys: a second memcached_st with the same servers has as its hash function one that hands the digest through, so that
+ * the continuum is still libmemcached's own and asked by it.
  *
  * cproxy_config.c makes one for each pool; cproxy.c asks it for each key.
  */
@@ -131,8 +131,8 @@ static uint32_t hand_through(const char *key, size_t len, void *context)
 }
 
 /*
- * Makes mcs.fast, from the servers anew: memcached_clone forgets that a continuum is a weighted one. On failure mcs does
- * without it.
+ * Makes mcs.fast, from the servers anew: memcached_clone forgets that a continuum is a weighted one. On failure mcs
+ * does without it.
  */
 static void make_fast(struct mcs *mcs, const struct mcs_server *servers, enum mcs_distribution distribution,
                       enum mcs_hash hash)

@@ -3,9 +3,9 @@
  * md5 - the first 32 bits of the MD5 of short keys, fast.
  *
  * That is what ketama places a key by, and with libmemcached's own md5 it was the largest part of moxi's own work: a
- * quarter of what a get costs outside the kernel, half of a multiget. Keys that fit into one block of MD5 (55 bytes) are
- * hashed here without a context, and eight at a time where a multiget has them: the eight lanes are independent, while
- * one key's 64 steps wait for each other. Only for placing keys: MD5 protects nothing.
+ * quarter of what a get costs outside the kernel, half of a multiget. Keys that fit into one block of MD5 (55 bytes)
+ * are hashed here without a context, and eight at a time where a multiget has them: the eight lanes are independent,
+ * while one key's 64 steps wait for each other. Only for placing keys: MD5 protects nothing.
  */
 #ifndef MD5_H
 #define MD5_H

@@ -196,8 +196,8 @@ struct outcome {
     enum result result;
     const char *message; /* VERSION, REFUSED: what to say; moxi's other errors: the server's name. NULL: nothing */
     /*
-     * As the server wrote it, with its end, if it speaks the client's protocol; NULL: nothing. RESULT_ERROR: the line of
-     * the protocols in text, whatever is spoken.
+     * As the server wrote it, with its end, if it speaks the client's protocol; NULL: nothing. RESULT_ERROR: the line
+     * of the protocols in text, whatever is spoken.
      */
     const uint8_t *text;
     size_t text_len;

@@ -2,9 +2,9 @@
 /*
  * resolve - names of servers to addresses: see resolve.h.
  *
- * There are several threads, so that a name that takes long does not hold up the others. They share nothing with moxi but
- * the queue below, which is never freed: a lookup that hangs when moxi ends is left alone, and can hang on harmlessly
- * until the process is gone.
+ * There are several threads, so that a name that takes long does not hold up the others. They share nothing with moxi
+ * but the queue below, which is never freed: a lookup that hangs when moxi ends is left alone, and can hang on
+ * harmlessly until the process is gone.
  */
 #include "resolve.h"
 

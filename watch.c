@@ -2,9 +2,9 @@
 /*
  * watch - lines about what happens, for clients who watch: see watch.h.
  *
- * A watcher has two buffers: one is filled under the lock, the other is its thread's, which takes by exchanging them, so
- * the lock is held for a line to be copied and no longer. Once a line was skipped, all are until the next take: so what was
- * skipped is told in its place.
+ * A watcher has two buffers: one is filled under the lock, the other is its thread's, which takes by exchanging them,
+ * so the lock is held for a line to be copied and no longer. Once a line was skipped, all are until the next take: so
+ * what was skipped is told in its place.
  */
 #include "watch.h"
 

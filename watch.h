@@ -5,9 +5,9 @@
  *   any thread: watch_wants? --> watch_tell_…: a line --lock--> [lines] of each watcher that wants it, or skipped there
  *   the watcher's own thread:    from time to time, watcher_take --lock--> the other buffer --> its client's output
  *
- * Who serves an event composes its line and appends it to the watchers' buffers, which are bounded, and never waits for a
- * watcher: what does not fit is counted, and told as skipped. Nothing is written, and nobody is woken, with the lock held;
- * it is a leaf: whoever holds locks of the cache may tell. One for the process, as there is one cache.
+ * Who serves an event composes its line and appends it to the watchers' buffers, which are bounded, and never waits for
+ * a watcher: what does not fit is counted, and told as skipped. Nothing is written, and nobody is woken, with the lock
+ * held; it is a leaf: whoever holds locks of the cache may tell. One for the process, as there is one cache.
  *
  * As long as nobody watches, all that this costs is watch_wants: a load.
  */
@@ -68,12 +68,14 @@ enum watch_status { WATCH_OK, WATCH_TOO_MANY, WATCH_NO_MEMORY };
 
 /*
  * *w is a new watcher of these kinds when WATCH_OK. wake(arg) is called when much is waiting for it, once until it is
- * taken, by the thread that has told, which may have locks of its own; a call may still be going on when the watcher has
- * been destroyed, so arg has to outlive all who tell.
+ * taken, by the thread that has told, which may have locks of its own; a call may still be going on when the watcher
+ * has been destroyed, so arg has to outlive all who tell.
  */
 enum watch_status watcher_create(struct watcher **w, unsigned kinds, void (*wake)(void *arg), void *arg) MUST_CHECK;
 
-/* Appends what has been told to out, which belongs to the caller's thread. False when memory ran out: lines are lost. */
+/*
+ * Appends what has been told to out, which belongs to the caller's thread. False when memory ran out: lines are lost.
+ */
 bool watcher_take(struct watcher *w, struct spanq *out, struct bufpool *bufs) MUST_CHECK;
 
 void watcher_destroy(struct watcher *w);

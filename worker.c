@@ -5,10 +5,10 @@
  * Turn pacing: under load a loop that polls at once wakes for each request, sends it on alone and wakes a server for
  * it. A pause of some microseconds before the poll gathers what arrives meanwhile, as interrupt coalescing does in a
  * network card, and every system call and wake-up that follows is shared by more requests. With few clients, who each
- * wait for their reply before they ask again, nothing would arrive meanwhile. So it depends on the load (loop_load): how
- * many clients have asked within the last millisecond, which tells these cases apart. Requests in flight do not: when the
- * loop looks at them, most of a busy moxi's have just been answered; but so many that only pipelines can bring them about
- * are a load as well. The more there is, the longer the pause may be before anyone is the later for it.
+ * wait for their reply before they ask again, nothing would arrive meanwhile. So it depends on the load (loop_load):
+ * how many clients have asked within the last millisecond, which tells these cases apart. Requests in flight do not:
+ * when the loop looks at them, most of a busy moxi's have just been answered; but so many that only pipelines can bring
+ * them about are a load as well. The more there is, the longer the pause may be before anyone is the later for it.
  */
 #include "worker.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fuzz_request - what a client may send, to the parsers of requests: classic and meta commands, and the binary protocol.
+ * fuzz_request - what a client may send, to the parsers of requests: classic and meta commands, and the binary
+ * protocol.
  *
  *   input:  2 bytes, where the stream is cut | the stream
  *

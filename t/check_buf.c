@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * check_buf - chunks, their pool, and queues of spans (buf.c): each function by itself, each when memory runs out at its
- * first, second, … allocation, and all of them in random order against plain arrays of bytes.
+ * check_buf - chunks, their pool, and queues of spans (buf.c): each function by itself, each when memory runs out at
+ * its first, second, … allocation, and all of them in random order against plain arrays of bytes.
  *
  * Linked with --wrap=malloc.
  */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * check_codec_binary - tests of the binary protocol's codec that need no socket: requests cut anywhere and bent at random are
- * found bad, unfinished or good, and nothing is looked at that is not there. The replies are t/test_binary.py's.
+ * check_codec_binary - tests of the binary protocol's codec that need no socket: requests cut anywhere and bent at
+ * random are found bad, unfinished or good, and nothing is looked at that is not there. The replies are
+ * t/test_binary.py's.
  */
 #include "codec_tests.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * check_util - numbers and the clock (util.c), base64, and the log (log.c): its lines, its escapes, opening it again while
- * threads write.
+ * check_util - numbers and the clock (util.c), base64, and the log (log.c): its lines, its escapes, opening it again
+ * while threads write.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -3,8 +3,8 @@
  * fail_alloc - makes one allocation fail: a library for LD_PRELOAD, which t/test_memory.py builds and uses.
  *
  * The first SIGUSR2 arms it: the n-th allocation after that fails, n being FAIL_ALLOC_AT, whatever thread makes it; 0:
- * none does. The second disarms it. Lines in the file FAIL_ALLOC_LOG: "failed" when that happened, and at exit "live N",
- * the blocks of memory that were allocated and not freed.
+ * none does. The second disarms it. Lines in the file FAIL_ALLOC_LOG: "failed" when that happened, and at exit "live
+ * N", the blocks of memory that were allocated and not freed.
  */
 #include <dlfcn.h>
 #include <errno.h>
