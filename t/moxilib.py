@@ -590,6 +590,51 @@ class MoxiTest(unittest.TestCase):
         self._ends[1].remove(moxi.stop)
 
 
+class BesideMemcached(MoxiTest):
+    """A memcached on its own, and moxi before num_servers others and maybe the cache inside; for all tests of the class."""
+
+    num_servers = 0
+    local = []
+    settings = {}
+
+    @classmethod
+    def setUpClass(cls):
+        if not cls.num_servers and not cls.local:
+            raise unittest.SkipTest("only a base")
+        cls.alone = Memcached()
+        cls.addClassCleanup(cls.alone.stop)
+        cls.servers = []
+        for _ in range(cls.num_servers):
+            cls.servers.append(Memcached())
+            cls.addClassCleanup(cls.servers[-1].stop)
+        cls.proxy = Moxi(cls.servers + cls.local, cls.settings)
+        cls.addClassCleanup(cls.proxy.stop)
+
+    def prepare(self):
+        """Both hold k = "old", its flags 3, and n = "10", and nothing else."""
+        for target in (self.alone, self.proxy):
+            client = Client(target.port)
+            client.ask(b"flush_all\r\n", b"OK\r\n")
+            client.ask(b"set k 3 0 3\r\nold\r\nset n 0 0 2\r\n10\r\n", b"STORED\r\n" * 2)
+            client.close()
+
+    @staticmethod
+    def exchange(target, session, ask_mark, mark):
+        """All that comes back up to the mark, which is asked for at the end, or to the end of the connection; and whether
+        that came."""
+        client = Client(target.port)
+        try:
+            client.send(session + ask_mark)
+        except AssertionError:
+            pass  # hung up while the session was being sent
+        while not client.eof and not client.buffer.endswith(mark):
+            if not client._wait(time.monotonic() + 2 * SCALE):
+                break  # what came so far is compared
+        data, eof = bytes(client.buffer), client.eof
+        client.close()
+        return data, eof
+
+
 def proxy_stats(client, sub=b""):
     """stats proxy [sub] as a dict of text."""
     client.send(b"stats proxy%s\r\n" % (b" " + sub if sub else b""))

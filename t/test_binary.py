@@ -10,10 +10,9 @@ Run as /usr/bin/python3 t/test_binary.py [Class[.test]].
 
 import random
 import struct
-import time
 import unittest
 
-from moxilib import SCALE, Client, Memcached, Moxi, MoxiTest, show
+from moxilib import BesideMemcached, MoxiTest, show
 
 GET, SET, ADD, REPLACE, DELETE, INCR, DECR, QUIT, FLUSH, GETQ, NOOP, VERSION, GETK, GETKQ, APPEND, PREPEND, STAT = range(17)
 SETQ, ADDQ, REPLACEQ, DELETEQ, INCRQ, DECRQ, QUITQ, FLUSHQ, APPENDQ, PREPENDQ, VERBOSITY, TOUCH, GAT, GATQ = range(17, 31)
@@ -117,47 +116,15 @@ def packets(data):
     return out, data
 
 
-class Both(MoxiTest):
-    """A memcached on its own, and moxi before num_servers others and maybe the cache inside; for all tests of the class."""
+class Both(BesideMemcached):
+    """Sessions, and whether they are answered alike."""
 
-    num_servers = 0
-    local = []
-    settings = {}
     sessions = SESSIONS + WITH_UNIQUES + BEYOND_TEXT
-
-    @classmethod
-    def setUpClass(cls):
-        if not cls.num_servers and not cls.local:
-            raise unittest.SkipTest("only a base")
-        cls.alone = Memcached()
-        cls.addClassCleanup(cls.alone.stop)
-        cls.servers = []
-        for _ in range(cls.num_servers):
-            cls.servers.append(Memcached())
-            cls.addClassCleanup(cls.servers[-1].stop)
-        cls.proxy = Moxi(cls.servers + cls.local, cls.settings)
-        cls.addClassCleanup(cls.proxy.stop)
-
-    def prepare(self):
-        for target in (self.alone, self.proxy):
-            client = Client(target.port)
-            client.ask(b"flush_all\r\n", b"OK\r\n")
-            client.ask(b"set k 3 0 3\r\nold\r\nset n 0 0 2\r\n10\r\n", b"STORED\r\n" * 2)
-            client.close()
 
     @staticmethod
     def answers(target, session):
-        client = Client(target.port)
-        try:
-            client.send(session + MARK)
-        except AssertionError:
-            pass  # hung up while the session was being sent
-        while not client.eof and not client.buffer.endswith(MARKED):
-            if not client._wait(time.monotonic() + 2 * SCALE):
-                break  # what came so far is compared
-        data, closed = bytes(client.buffer), client.eof
-        client.close()
-        return packets(data), closed
+        data, eof = BesideMemcached.exchange(target, session, MARK, MARKED)
+        return packets(data), eof
 
     @staticmethod
     def tell(found):

@@ -177,7 +177,6 @@ class TextOverMeta(Conversation, Both):
     # a value that is too large takes the old one away, whatever the mode of ms
     sessions = [s for s in text_sessions if not re.match(rb"(add|append|replace|cas) k 0 0 %d" % BIG, s)]
 
-
     def test_key_that_was_stored_in_base64(self):
         """memcached tells such a key in base64, whoever asks."""
         self.prepare()

@@ -15,7 +15,7 @@ import re
 import time
 import unittest
 
-from moxilib import Client, Memcached, Moxi, MoxiTest, SCALE, await_true, parse_stats, proxy_stats, show
+from moxilib import BesideMemcached, MoxiTest, await_true, parse_stats, proxy_stats, show
 
 K250 = b"k" * 250
 K251 = b"k" * 251
@@ -146,46 +146,12 @@ def difference(got, expected):
     return "at byte %d moxi: %s, memcached: %s" % (at, got[start:at + 80], expected[start:at + 80])
 
 
-class Both(MoxiTest):
-    """A memcached on its own, and moxi before num_servers others and maybe the cache inside; for all tests of the class."""
-
-    num_servers = 0
-    local = []
-    settings = {}
-
-    @classmethod
-    def setUpClass(cls):
-        if not cls.num_servers and not cls.local:
-            raise unittest.SkipTest("only a base")
-        cls.alone = Memcached()
-        cls.addClassCleanup(cls.alone.stop)
-        cls.servers = []
-        for _ in range(cls.num_servers):
-            cls.servers.append(Memcached())
-            cls.addClassCleanup(cls.servers[-1].stop)
-        cls.proxy = Moxi(cls.servers + cls.local, cls.settings)
-        cls.addClassCleanup(cls.proxy.stop)
-
-    def prepare(self):
-        for target in (self.alone, self.proxy):
-            client = Client(target.port)
-            client.ask(b"flush_all\r\n", b"OK\r\n")
-            client.ask(b"set k 3 0 3\r\nold\r\nset n 0 0 2\r\n10\r\n", b"STORED\r\n" * 2)
-            client.close()
+class Both(BesideMemcached):
+    """Sessions, and whether they are answered alike."""
 
     @staticmethod
     def answers(target, session):
-        """All that comes back up to the mark, which is asked for at the end, or to the end of the connection."""
-        client = Client(target.port)
-        try:
-            client.send(session + ASK_MARK)
-        except AssertionError:
-            pass  # hung up while the session was being sent
-        while not client.eof and not client.buffer.endswith(MARK):
-            if not client._wait(time.monotonic() + 2 * SCALE):
-                break  # what came so far is compared
-        data, eof = bytes(client.buffer), client.eof
-        client.close()
+        data, eof = BesideMemcached.exchange(target, session, ASK_MARK, MARK)
         return without_cas(data), eof
 
     def compare(self, through, to=None):
