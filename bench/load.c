@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * load - a closed-loop load generator for memcached's text protocol, which checks every byte of every reply.
+ * load - a closed-loop load generator for memcached's protocols, which checks every byte of every reply, but uniques.
  *
  * bench/run starts it, once for each figure that it measures; it also works alone (see usage below and README.md).
  *
@@ -52,6 +52,9 @@ static const uint64_t SECOND_NS = 1000000000;
 
 enum op { OP_GET, OP_SET };
 
+/* What is spoken while measuring; keys are filled in, and idle clients greeted, in text. */
+enum protocol { TEXT, META, BINARY };
+
 /* Processes whose CPU time is measured together, from one --cpu option. */
 struct cpu_group {
     char *name;
@@ -62,6 +65,7 @@ struct cpu_group {
 struct options {
     const char *target; /* HOST:PORT or unix:/PATH */
     enum op op;
+    enum protocol protocol;
     uint64_t clients;    /* active ones */
     uint64_t idle;       /* connected besides */
     uint64_t depth;      /* requests in a batch */
@@ -111,7 +115,7 @@ enum { HEAD_NAME = 6 };
 
 _Static_assert(sizeof(struct key) == 64, "a key takes one cache line");
 
-/* Some bytes of an expected reply. */
+/* Some bytes of an expected reply; p NULL: any. */
 struct span {
     const char *p;
     size_t len;
@@ -120,17 +124,21 @@ struct span {
 /* What a client's batch asks, the same for all clients of a phase. */
 struct plan {
     enum op op;
+    enum protocol protocol;
     uint32_t depth;  /* requests in a batch */
     uint32_t width;  /* keys in a request */
     bool sequential; /* keys 0, 1, 2, … (filling), else at random */
     uint64_t limit;  /* requests to start; 0: no end */
 };
 
+/* Those of the reply for a key, in their order; some have no bytes in some protocols, and most for a set. */
+enum part { PART_HEAD, PART_UNIQUE, PART_FLAGS, PART_LINE, PART_VALUE, PART_END, PARTS };
+
 /* How far the expected reply to a batch has been seen. */
 struct cursor {
-    uint32_t key;                                  /* index in client.keys */
-    enum { PART_HEAD, PART_VALUE, PART_END } part; /* of that key's reply; a set's reply is all PART_END */
-    size_t off;                                    /* bytes of that part */
+    uint32_t key; /* index in client.keys */
+    enum part part;
+    size_t off; /* bytes of that part */
 };
 
 /* ---- clients and the run ---- */
@@ -385,13 +393,60 @@ static char *put(char *d, const char *p, size_t n)
     return d + n;
 }
 
+static char *put_name(char *d, const struct key *key)
+{
+    return put(d, key->head + HEAD_NAME, key->name_len);
+}
+
+/* The flags' digits. */
+static struct span flags_of(const struct key *key)
+{
+    size_t at = HEAD_NAME + key->name_len + 1u;
+
+    return (struct span){key->head + at, key->flags_end - at};
+}
+
+static char *put_u32(char *d, uint32_t v)
+{
+    v = htonl(v);
+    return put(d, (const char *)&v, sizeof(v));
+}
+
+/* A header of the binary protocol up to its unique, its opaque 0. */
+static char *put_packet(char *d, unsigned char magic, unsigned char opcode, uint32_t extras, uint32_t key,
+                        uint64_t value)
+{
+    *d++ = (char)magic;
+    *d++ = (char)opcode;
+    *d++ = (char)(key >> 8);
+    *d++ = (char)key;
+    d = put_u32(d, extras << 24);
+    return put_u32(put_u32(d, (uint32_t)(extras + key + value)), 0);
+}
+
+static uint32_t flags_number(const struct key *key)
+{
+    return (uint32_t)strtoul(flags_of(key).p, NULL, 10);
+}
+
+enum { REQUEST = 0x80, RESPONSE = 0x81, CMD_GET = 0, CMD_SET = 1, FLAGS_SIZE = 4, SET_EXTRAS = 8 };
+
+static char *put_get_binary(char *d, const struct key *key)
+{
+    d = put_packet(d, REQUEST, CMD_GET, 0, key->name_len, 0);
+    return put_name(put_u32(put_u32(d, 0), 0), key);
+}
+
 static char *put_get(const struct load *load, char *d, const uint32_t *keys)
 {
+    if (load->plan.protocol == BINARY)
+        return put_get_binary(d, &load->keys[keys[0]]);
+    if (load->plan.protocol == META)
+        return put(put_name(put(d, "mg ", 3), &load->keys[keys[0]]), " v f\r\n", 6);
     d = put(d, "get", 3);
     for (uint32_t i = 0; i < load->plan.width; i++) {
-        const struct key *key = &load->keys[keys[i]];
         *d++ = ' ';
-        d = put(d, key->head + HEAD_NAME, key->name_len);
+        d = put_name(d, &load->keys[keys[i]]);
     }
     return put(d, "\r\n", 2);
 }
@@ -399,19 +454,39 @@ static char *put_get(const struct load *load, char *d, const uint32_t *keys)
 static char *put_set(const struct load *load, char *d, uint32_t index)
 {
     const struct key *key = &load->keys[index];
+    struct span flags = flags_of(key);
 
-    d = put(d, "set ", 4);
-    d = put(d, key->head + HEAD_NAME, (size_t)key->flags_end - HEAD_NAME);
-    d = put(d, " 0", 2);
-    d = put(d, key->head + key->flags_end, (size_t)(key->head_len - key->flags_end));
+    if (load->plan.protocol == BINARY) {
+        d = put_packet(d, REQUEST, CMD_SET, SET_EXTRAS, key->name_len, load->opt.value_size);
+        d = put_u32(put_u32(d, 0), 0);
+        d = put_name(put_u32(put_u32(d, flags_number(key)), 0), key);
+        return put(d, load->pattern + index, load->opt.value_size);
+    }
+    if (load->plan.protocol == META) {
+        d = put_name(put(d, "ms ", 3), key);
+        d = put(d, key->head + key->flags_end, (size_t)(key->head_len - key->flags_end) - 2);
+        d = put(put(put(d, " F", 2), flags.p, flags.len), "\r\n", 2);
+    } else {
+        d = put(d, "set ", 4);
+        d = put(d, key->head + HEAD_NAME, (size_t)key->flags_end - HEAD_NAME);
+        d = put(d, " 0", 2);
+        d = put(d, key->head + key->flags_end, (size_t)(key->head_len - key->flags_end));
+    }
     d = put(d, load->pattern + index, load->opt.value_size);
     return put(d, "\r\n", 2);
+}
+
+/* The plan of what is measured, without an end. */
+static struct plan measured(const struct options *opt)
+{
+    return (struct plan){
+        .op = opt->op, .protocol = opt->protocol, .depth = (uint32_t)opt->depth, .width = (uint32_t)opt->width};
 }
 
 /* Bytes of the largest batch of a plan, rounded up. */
 static size_t batch_size(const struct options *opt, const struct plan *plan)
 {
-    size_t request = plan->op == OP_SET ? opt->value_size + 80 : 8 + plan->width * (sizeof(struct key) + 1);
+    size_t request = plan->op == OP_SET ? opt->value_size + 80 : 32 + plan->width * (sizeof(struct key) + 1);
 
     return plan->depth * request;
 }
@@ -437,7 +512,7 @@ static size_t compose_batch(struct load *load, struct client *c)
         d = load->plan.op == OP_SET ? put_set(load, d, keys[0]) : put_get(load, d, keys);
         load->started++;
     }
-    c->seen = (struct cursor){.part = load->plan.op == OP_SET ? PART_END : PART_HEAD};
+    c->seen = (struct cursor){0};
     return (size_t)(d - load->request);
 }
 
@@ -448,22 +523,78 @@ static struct span span_of(const char *p, size_t len)
     return (struct span){p, len};
 }
 
-/* The part of the expected reply that the cursor is in. */
-static struct span expected_part(const struct load *load, const struct client *c)
+static struct span expected_text(const struct load *load, const struct client *c, uint32_t index)
 {
     static const char end[] = "\r\nEND\r\n", stored[] = "STORED\r\n";
-    uint32_t index = c->keys[c->seen.key];
 
     if (load->plan.op == OP_SET)
-        return span_of(stored, sizeof(stored) - 1);
+        return c->seen.part == PART_END ? span_of(stored, sizeof(stored) - 1) : span_of("", 0);
     switch (c->seen.part) {
     case PART_HEAD:
         return span_of(load->keys[index].head, load->keys[index].head_len);
     case PART_VALUE:
         return span_of(load->pattern + index, load->opt.value_size);
-    default:
+    case PART_END:
         return span_of(end, (c->seen.key + 1) % load->plan.width ? 2 : sizeof(end) - 1);
+    default:
+        return span_of("", 0);
     }
+}
+
+/* "VA <size> f<flags>\r\n", the value, "\r\n" */
+static struct span expected_meta(const struct load *load, const struct client *c, uint32_t index)
+{
+    static char head[40];
+    static size_t head_len;
+
+    if (load->plan.op == OP_SET)
+        return c->seen.part == PART_END ? span_of("HD\r\n", 4) : span_of("", 0);
+    if (head_len == 0)
+        head_len = (size_t)snprintf(head, sizeof(head), "VA %" PRIu64 " f", load->opt.value_size);
+    switch (c->seen.part) {
+    case PART_HEAD:
+        return span_of(head, head_len);
+    case PART_FLAGS:
+        return flags_of(&load->keys[index]);
+    case PART_VALUE:
+        return span_of(load->pattern + index, load->opt.value_size);
+    case PART_UNIQUE:
+        return span_of("", 0);
+    default:
+        return span_of("\r\n", 2);
+    }
+}
+
+static struct span expected_binary(const struct load *load, const struct client *c, uint32_t index)
+{
+    static char bytes[24];
+    bool is_get = load->plan.op == OP_GET;
+
+    switch (c->seen.part) {
+    case PART_HEAD:
+        put_packet(bytes, RESPONSE, is_get ? CMD_GET : CMD_SET, is_get ? FLAGS_SIZE : 0, 0,
+                   is_get ? load->opt.value_size : 0);
+        return span_of(bytes, 16);
+    case PART_UNIQUE:
+        return span_of(NULL, 8);
+    case PART_FLAGS:
+        put_u32(bytes, flags_number(&load->keys[index]));
+        return span_of(bytes, is_get ? FLAGS_SIZE : 0);
+    case PART_VALUE:
+        return span_of(load->pattern + index, is_get ? load->opt.value_size : 0);
+    default:
+        return span_of("", 0);
+    }
+}
+
+/* The part of the expected reply that the cursor is in. */
+static struct span expected_part(const struct load *load, const struct client *c)
+{
+    uint32_t index = c->keys[c->seen.key];
+
+    return load->plan.protocol == TEXT   ? expected_text(load, c, index)
+           : load->plan.protocol == META ? expected_meta(load, c, index)
+                                         : expected_binary(load, c, index);
 }
 
 static bool reply_is_whole(const struct load *load, const struct client *c)
@@ -471,22 +602,23 @@ static bool reply_is_whole(const struct load *load, const struct client *c)
     return c->seen.key == c->batch * load->plan.width;
 }
 
-static void next_part(const struct load *load, struct cursor *seen)
+/* Goes on to the next part that has any bytes. */
+static void next_part(const struct load *load, struct client *c)
 {
-    seen->off = 0;
-    if (seen->part != PART_END) {
-        seen->part++;
-        return;
-    }
-    seen->key++;
-    seen->part = load->plan.op == OP_SET ? PART_END : PART_HEAD;
+    do {
+        c->seen.off = 0;
+        if (++c->seen.part == PARTS) {
+            c->seen.part = PART_HEAD;
+            c->seen.key++;
+        }
+    } while (!reply_is_whole(load, c) && expected_part(load, c).len == 0);
 }
 
 /* Says what the first wrong byte of a reply is, given the rest of what was read and what should have come. */
 __attribute__((noreturn)) static void fail_mismatch(const struct load *load, const struct client *c, const char *got,
                                                     size_t got_len, struct span want)
 {
-    static const char *const parts[] = {"VALUE line", "value", "end"};
+    static const char *const parts[PARTS] = {"head", "unique", "flags", "line", "value", "end"};
     const struct key *key = &load->keys[c->keys[c->seen.key]];
     size_t same = 0, want_len = want.len - c->seen.off;
     const char *want_p = want.p + c->seen.off;
@@ -511,13 +643,13 @@ static void check_input(const struct load *load, struct client *c, const char *p
         size_t n = want.len - c->seen.off;
         if (n > len)
             n = len;
-        if (memcmp(p, want.p + c->seen.off, n) != 0)
+        if (want.p != NULL && memcmp(p, want.p + c->seen.off, n) != 0)
             fail_mismatch(load, c, p, len, want);
         p += n;
         len -= n;
         c->seen.off += n;
         if (c->seen.off == want.len)
-            next_part(load, &c->seen);
+            next_part(load, c);
     }
 }
 
@@ -798,8 +930,7 @@ static void wait_step(bool wait_line)
 static void warm_up(struct load *load)
 {
     load->started = 0;
-    load->plan =
-        (struct plan){.op = load->opt.op, .depth = (uint32_t)load->opt.depth, .width = (uint32_t)load->opt.width};
+    load->plan = measured(&load->opt);
     if (load->opt.warmup > 0)
         start_clients(load, load->opt.clients);
     pump(load, now_ns() + to_ns(load->opt.warmup));
@@ -874,11 +1005,12 @@ static void hold(struct load *load)
 
 static const char usage[] =
     "usage: load [options] HOST:PORT | unix:/PATH\n"
-    "Measures a server or proxy that speaks memcached's text protocol, and checks every reply.\n"
+    "Measures a server or proxy that speaks memcached's protocols, and checks every reply.\n"
     "  -c, --clients=N     active clients, each with one batch in flight (50; 0: hold the idle ones until\n"
     "                      standard input ends, then check that they are still served)\n"
     "  -i, --idle=N        clients that connect, do one get, and stay (0)\n"
     "  -o, --op=get|set    the request (get)\n"
+    "  -P, --protocol=text|meta|binary  what is spoken while measuring (text)\n"
     "  -w, --width=N       keys in each get (1)\n"
     "  -d, --depth=N       requests in a batch, sent in one write (1); latencies are those of batches\n"
     "  -b, --bytes=N       bytes of a value (100)\n"
@@ -896,15 +1028,25 @@ static const char usage[] =
     "  -h, --help\n";
 
 static const struct option long_options[] = {
-    {"clients", required_argument, NULL, 'c'}, {"idle", required_argument, NULL, 'i'},
-    {"op", required_argument, NULL, 'o'},      {"width", required_argument, NULL, 'w'},
-    {"depth", required_argument, NULL, 'd'},   {"bytes", required_argument, NULL, 'b'},
-    {"keys", required_argument, NULL, 'k'},    {"fill", no_argument, NULL, 'f'},
-    {"seconds", required_argument, NULL, 's'}, {"requests", required_argument, NULL, 'n'},
-    {"warmup", required_argument, NULL, 'u'},  {"timeout", required_argument, NULL, 't'},
-    {"seed", required_argument, NULL, 'r'},    {"cpu", required_argument, NULL, 'p'},
-    {"step", no_argument, NULL, 'S'},          {"human", no_argument, NULL, 'H'},
-    {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
+    {"clients", required_argument, NULL, 'c'},
+    {"idle", required_argument, NULL, 'i'},
+    {"op", required_argument, NULL, 'o'},
+    {"width", required_argument, NULL, 'w'},
+    {"depth", required_argument, NULL, 'd'},
+    {"bytes", required_argument, NULL, 'b'},
+    {"keys", required_argument, NULL, 'k'},
+    {"fill", no_argument, NULL, 'f'},
+    {"seconds", required_argument, NULL, 's'},
+    {"requests", required_argument, NULL, 'n'},
+    {"warmup", required_argument, NULL, 'u'},
+    {"timeout", required_argument, NULL, 't'},
+    {"seed", required_argument, NULL, 'r'},
+    {"cpu", required_argument, NULL, 'p'},
+    {"step", no_argument, NULL, 'S'},
+    {"human", no_argument, NULL, 'H'},
+    {"help", no_argument, NULL, 'h'},
+    {"protocol", required_argument, NULL, 'P'},
+    {NULL, 0, NULL, 0},
 };
 
 __attribute__((noreturn)) static void fail_usage(char option, const char *text, const char *expected)
@@ -945,6 +1087,16 @@ static enum op parse_op(const char *text)
     return OP_SET;
 }
 
+static enum protocol parse_protocol(const char *text)
+{
+    static const char *const names[] = {[TEXT] = "text", [META] = "meta", [BINARY] = "binary"};
+
+    for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strcmp(text, names[i]) == 0)
+            return (enum protocol)i;
+    fail_usage('P', text, "text, meta or binary");
+}
+
 /* NAME=PID[,PID…]; text stays in use. */
 static void parse_cpu(struct options *opt, char *text)
 {
@@ -973,6 +1125,9 @@ static void parse_option(struct options *opt, int c, char *arg)
         break;
     case 'o':
         opt->op = parse_op(arg);
+        break;
+    case 'P':
+        opt->protocol = parse_protocol(arg);
         break;
     case 'w':
         opt->width = parse_count('w', arg, 1, 100000);
@@ -1036,15 +1191,15 @@ static void parse_options(struct options *opt, int argc, char **argv)
                             .warmup = 0.3,
                             .timeout = 10,
                             .seed = 1};
-    while ((c = getopt_long(argc, argv, "c:i:o:w:d:b:k:fs:n:u:t:r:p:SHh", long_options, NULL)) != -1)
+    while ((c = getopt_long(argc, argv, "c:i:o:P:w:d:b:k:fs:n:u:t:r:p:SHh", long_options, NULL)) != -1)
         parse_option(opt, c, optarg);
     if (optind != argc - 1)
         parse_option(opt, '?', NULL);
     opt->target = argv[optind];
     if (opt->width > opt->num_keys)
         fail_usage('w', "", "no more keys in a get than there are (-k)");
-    if (opt->op == OP_SET && opt->width != 1)
-        fail_usage('w', "", "1 for sets");
+    if ((opt->op == OP_SET || opt->protocol != TEXT) && opt->width != 1)
+        fail_usage('w', "", "1 for sets, and in other protocols than text");
     if (opt->timeout <= 0)
         fail_usage('t', "0", "more than 0");
     if (opt->clients == 0 && opt->idle == 0 && !opt->fill)
@@ -1055,7 +1210,7 @@ static void parse_options(struct options *opt, int argc, char **argv)
 static void setup(struct load *load)
 {
     struct plan filling = {.op = OP_SET, .depth = FILL_DEPTH, .width = 1};
-    struct plan working = {.op = load->opt.op, .depth = (uint32_t)load->opt.depth, .width = (uint32_t)load->opt.width};
+    struct plan working = measured(&load->opt);
     size_t room = batch_size(&load->opt, &working);
     struct rlimit files;
 

@@ -75,10 +75,20 @@ class Server:
                 self.items[words[1]] = (words[2], value[:-2])
                 self.sets += 1
             return self.stored
+        if words[0] == b'ms':
+            value = lines.read(int(words[2]) + 2)
+            with self.lock:
+                self.items[words[1]] = (words[3][1:], value[:-2])
+                self.sets += 1
+            return b'HD\r\n'
         with self.lock:
             self.gets += 1
             ordinal = self.gets
         time.sleep(self.delay.get(ordinal, 0))
+        if words[0] == b'mg':
+            flags, value = self.items[words[1]]
+            reply = b'VA %d f%s\r\n%s\r\n' % (len(value), flags, value)
+            return self.spoil(reply) if self.spoil and ordinal == self.at else reply
         reply = b''.join(b'VALUE %s %s %d\r\n%s\r\n' % (key, self.items[key][0], len(self.items[key][1]),
                                                          self.items[key][1])
                          for key in words[1:] if key in self.items) + b'END\r\n'
@@ -134,6 +144,18 @@ class LoadTest(unittest.TestCase):
         self.assertEqual(done.stderr.count('\n'), 1)
 
 
+class WrongMeta(LoadTest):
+    def test_parts(self):
+        for part, change in (('head', lambda reply: b'VB' + reply[2:]), ('flags', lambda reply: reply.replace(b' f', b' fx', 1)),
+                             ('value', lambda reply: reply[:-3] + b'~~~'), ('end', lambda reply: reply[:-2] + b'\n\n')):
+            with self.subTest(part):
+                self.refused(', byte', '--protocol=meta', spoil=change)
+
+    def test_several_keys(self):
+        done = self.load(self.serve(), '--protocol=meta', '--width=2')
+        self.assertEqual((done.returncode, done.stderr.count('\n')), (2, 1))
+
+
 class RightReplies(LoadTest):
     def test_counts_requests(self):
         server = self.serve()
@@ -143,7 +165,8 @@ class RightReplies(LoadTest):
 
     def test_shapes(self):
         for args in (['--width=7'], ['--width=50', '--depth=3'], ['--bytes=0'], ['--bytes=70000', '--depth=2'],
-                     ['--op=set'], ['--op=set', '--depth=9', '--bytes=300000'], ['--idle=20', '--human']):
+                     ['--op=set'], ['--op=set', '--depth=9', '--bytes=300000'], ['--idle=20', '--human'],
+                     ['--protocol=meta'], ['--protocol=meta', '--depth=5', '--idle=3'], ['--protocol=meta', '--op=set', '--depth=3']):
             with self.subTest(args):
                 got = self.figures(self.serve(), '--fill', '--clients=3', '--requests=60', *args)
                 self.assertEqual(got['requests'], 60)
@@ -265,13 +288,13 @@ class WrongReplies(LoadTest):
             words = reply.split(b' ', 3)
             words[2] = b'%d' % (int(words[2]) + 1)
             return b' '.join(words)
-        self.refused('VALUE line', spoil=change, at=9)
+        self.refused('head, byte', spoil=change, at=9)
 
     def test_length(self):
-        self.refused('VALUE line', spoil=lambda reply: reply.replace(b' 100\r\n', b' 101\r\n', 1))
+        self.refused('head, byte', spoil=lambda reply: reply.replace(b' 100\r\n', b' 101\r\n', 1))
 
     def test_key(self):
-        self.refused('VALUE line', spoil=lambda reply: reply.replace(b'b100-0', b'b100-1', 1))
+        self.refused('head, byte', spoil=lambda reply: reply.replace(b'b100-0', b'b100-1', 1))
 
     def test_miss(self):
         self.refused('got "END\\r\\n"', spoil=lambda reply: b'END\r\n')
@@ -283,7 +306,7 @@ class WrongReplies(LoadTest):
         def swap(reply):
             half = (len(reply) - 5) // 2
             return reply[half:2 * half] + reply[:half] + b'END\r\n'
-        self.refused('VALUE line', '--width=2', spoil=swap)
+        self.refused('head, byte', '--width=2', spoil=swap)
 
     def test_end_missing(self):
         self.refused('end, byte', '--depth=2', spoil=lambda reply: reply[:-5], at=1)
