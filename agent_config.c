@@ -69,6 +69,7 @@ static char *read_file(const char *path, char *error, size_t errlen)
         bytes[n] = '\0';
         text = util_xstrdup(bytes);
     }
+    explicit_bzero(bytes, room);
     free(bytes);
     close(fd);
     return text;
@@ -149,26 +150,77 @@ static void lower_item_size(struct config *config, uint32_t item_size)
     }
 }
 
-/* item_size: of the cache inside; what it takes is not refused for being larger than is usual. */
-static bool load_settings(struct settings *settings, const char *argument, uint32_t item_size, char *error,
-                          size_t errlen)
+/* A user and password that the environment has, unless the settings have one. */
+static bool take_environment(struct settings *settings, char *error, size_t errlen)
+{
+    const char *user = getenv("MOXI_SASL_PLAIN_USR"), *password = getenv("MOXI_SASL_PLAIN_PWD");
+
+    if (user == NULL)
+        user = "";
+    if (password == NULL)
+        password = "";
+    if (strlen(user) > SETTING_TEXT_MAX || strlen(password) > SETTING_TEXT_MAX) {
+        snprintf(error, errlen, "MOXI_SASL_PLAIN_USR, MOXI_SASL_PLAIN_PWD: longer than %d bytes", SETTING_TEXT_MAX);
+        return false;
+    }
+    if (settings->usr[0] == '\0')
+        snprintf(settings->usr, sizeof(settings->usr), "%s", user);
+    if (settings->pwd[0] == '\0')
+        snprintf(settings->pwd, sizeof(settings->pwd), "%s", password);
+    return true;
+}
+
+/* Whether a text can be told in a line: of no character below that one. */
+static bool is_plain(const char *text, unsigned char lowest)
+{
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < lowest || *text == 0x7f)
+            return false;
+    return true;
+}
+
+/* The settings of an argument, or of the file that it names. */
+static bool read_settings(struct settings *settings, const char *argument, char *error, size_t errlen)
 {
     char detail[DETAIL_MAX];
     struct text text;
     bool ok;
 
-    settings_init(settings);
-    if (settings->item_size_max < item_size)
-        settings->item_size_max = item_size;
-    if (argument == NULL)
-        return true;
     if (!load_text(&text, "-Z", argument, error, errlen))
         return false;
     ok = settings_parse(settings, text.bytes, detail, sizeof(detail));
+    if (ok && settings->pwd[0] != '\0' && !is_path(argument)) {
+        snprintf(detail, sizeof(detail),
+                 "pwd: everybody can read a command line; put it into a file, or into MOXI_SASL_PLAIN_PWD");
+        ok = false;
+    }
     if (!ok)
         snprintf(error, errlen, "%s: %s", text.name, detail);
+    explicit_bzero(text.bytes, strlen(text.bytes));
     free(text.bytes);
     return ok;
+}
+
+/* item_size: of the cache inside; what it takes is not refused for being larger than is usual. */
+static bool load_settings(struct settings *settings, const char *argument, uint32_t item_size, char *error,
+                          size_t errlen)
+{
+    settings_init(settings);
+    if (settings->item_size_max < item_size)
+        settings->item_size_max = item_size;
+    if (argument != NULL && !read_settings(settings, argument, error, errlen))
+        return false;
+    if (!take_environment(settings, error, errlen))
+        return false;
+    if (settings->usr[0] == '\0' && settings->pwd[0] != '\0') {
+        snprintf(error, errlen, "pwd: a password without usr, the user that it is of");
+        return false;
+    }
+    if (!is_plain(settings->usr, '!') || !is_plain(settings->pwd, ' ')) {
+        snprintf(error, errlen, "usr, pwd: a blank in a user, or a control character");
+        return false;
+    }
+    return true;
 }
 
 struct config *agent_config_load(const struct agent_config_source *source, char *error, size_t errlen)

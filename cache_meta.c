@@ -126,6 +126,7 @@ static struct cache_item *make_rest(struct cache *cache, const struct cache_item
                                     const struct cache_removal *removal)
 {
     /* A value that is taken away keeps the unique, unless it is to have another. */
+    unsigned kept = ITEM_BINARY_KEY | (removal->removes_value ? 0u : ITEM_FETCHED);
     uint64_t unique = removal->own ? removal->own_unique : cache_item_unique(old);
     bool own = removal->own || (removal->removes_value && !removal->invalidates);
     size_t nvalue = removal->removes_value ? 0 : old->nvalue;
@@ -136,7 +137,7 @@ static struct cache_item *make_rest(struct cache *cache, const struct cache_item
     if (removal->removes_value)
         item->flags = removal->flags;
     memcpy(cache_item_value(item), old->bytes + old->nkey, nvalue);
-    item_set_bits(item, item->bits | (item_bits(old) & ITEM_BINARY_KEY) | (removal->invalidates ? ITEM_STALE : 0u));
+    item_set_bits(item, item->bits | (item_bits(old) & kept) | (removal->invalidates ? ITEM_STALE : 0u));
     return item;
 }
 

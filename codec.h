@@ -22,6 +22,11 @@ enum parse_status {
     PARSE_NO_MEMORY, /* for the list of keys */
 };
 
+enum {
+    REPLY_LINE_MAX = 8192,          /* bytes of a line of a reply, and of a reply that is no value */
+    VALUE_MAX = 1024 * 1024 * 1024, /* bytes of a value: memcached's own limit of -I */
+};
+
 /* Keys of one command, grown as needed; a worker has one and uses it again and again. The owner frees v. */
 struct key_list {
     struct rkey *v;
@@ -60,11 +65,12 @@ struct reply {
     size_t key_len;
     bool is_last;        /* HIT: nothing follows behind the value; its end is outcome */
     struct hit hit;      /* HIT: all but the key's index */
-    const uint8_t *line; /* STAT: the line without its end */
+    const uint8_t *line; /* STAT: the line without its end; it may be in `made` */
     size_t line_len;
     struct outcome outcome; /* DONE; its facts are the hit's */
     bool suspicious;        /* DONE: the server may not have taken the value for one; do not use the connection again */
     const char *why;        /* PARSE_BAD: what is wrong with it, static */
+    uint8_t made[REPLY_LINE_MAX]; /* a line that a server of another protocol has not sent as one */
 };
 
 /* Bytes that stand before a value in a reply, at the most: a key in base64, an opaque, and some numbers. */
@@ -123,8 +129,17 @@ extern const struct codec codec_ascii;
 /* The meta commands, which stand beside it on a connection: cproxy_protocol_m.c. */
 extern const struct codec codec_meta;
 
-/* The binary protocol, for clients: cproxy_protocol_b.c. */
+/* The binary protocol, for clients: cproxy_protocol_b.c; and for servers: cproxy_protocol_bs.c. */
 extern const struct codec codec_binary;
+extern const struct codec codec_binary_server;
+
+/* What a server without meta commands cannot be asked for, as of `lacks` below. */
+#define NEEDS_META(what) "SERVER_ERROR proxy downstream has no meta commands, for " what
+
+/*
+ * The error for the first of these terms, which are those that a protocol has no words for; NULL: they do not matter.
+ */
+const char *codec_lacks_terms(uint32_t bits);
 
 /* Which of the two in text a command is of, as far as its first bytes tell. */
 const struct codec *codec_of_text(const uint8_t *p, size_t n);

@@ -23,6 +23,8 @@
     X(TOTAL, tot_upstream_read, "bytes read from clients")                                                   \
     X(TOTAL, tot_upstream_written, "bytes written to clients")                                               \
     X(TOTAL, tot_upstream_yields, "times a client had to let others have their turn, by -R")                 \
+    X(TOTAL, tot_upstream_auth, "times a client has given a password")                                       \
+    X(TOTAL, tot_upstream_auth_failed, "times it was wrong")                                                 \
     X(GAUGE, num_requests, "requests in flight")                                                             \
     X(GAUGE, num_downstream_conn, "connections to servers")                                                  \
     X(TOTAL, tot_downstream_conn, "connections to servers, ever")                                            \
@@ -31,6 +33,8 @@
     X(TOTAL, tot_downstream_connect_failed, "attempts that failed")                                          \
     X(TOTAL, tot_downstream_connect_timeout, "attempts that failed by connect_timeout")                      \
     X(TOTAL, tot_downstream_connect_max_reached, "times a server was left alone after connect_max_errors")   \
+    X(TOTAL, tot_downstream_auth, "connections to servers that were authenticated")                          \
+    X(TOTAL, tot_downstream_auth_failed, "connections to servers that could not be")                         \
     X(TOTAL, tot_downstream_quit_server, "connections closed by a server")                                   \
     X(TOTAL, tot_downstream_timeout, "requests answered by downstream_timeout")                              \
     X(TOTAL, tot_downstream_max_reached, "requests that had to wait for downstream_max")                     \

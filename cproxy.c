@@ -533,7 +533,7 @@ static bool answer_here(struct request *r)
     }
     switch (r->op) {
     case OP_VERSION:
-        outcome.result = RESULT_VERSION;
+        outcome.result = RESULT_TOLD;
         outcome.message = CPROXY_VERSION;
         break;
     case OP_META_NOOP:
@@ -546,6 +546,11 @@ static bool answer_here(struct request *r)
             return false;
         answer_stats_proxy(r);
         return true;
+    case OP_AUTH:
+    case OP_SASL_LIST:
+    case OP_SASL_STEP:
+        outcome = auth_answer(r);
+        break;
     case OP_SHUTDOWN:
         outcome = shut_down(r);
         break;

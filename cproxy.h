@@ -20,6 +20,7 @@
 
 #include <pthread.h>
 
+#include "auth.h"
 #include "conn.h"
 #include "counters.h"
 #include "cproxy_config.h"
@@ -33,6 +34,7 @@
 #define CPROXY_VERSION "1.6.18 moxi " PACKAGE_VERSION
 
 struct client;
+struct command;
 struct pool_state;
 
 /* What the process answers itself; given by the layer above. */
@@ -57,6 +59,8 @@ struct cproxy_serving {
     bool may_flush;              /* not -F */
     bool may_watch;              /* not -W */
     enum binding binding;        /* -B */
+    struct auth *text_users;     /* who may speak text; NULL: everybody */
+    struct auth *binary_users;   /* and the binary protocol, by SASL */
     struct local_serving local;
 };
 
@@ -87,6 +91,7 @@ struct pool_state {
     struct event wait_timer;      /* on the head of waiting */
     bool wait_timer_armed;
     uint32_t num_inflight;   /* requests given to servers, and not answered; a split one counts once */
+    uint64_t auth_told_us;   /* when a failure to authenticate was last logged; 0: never */
     uint32_t value_estimate; /* bytes of a value, about what the last ones had */
 
     /* written by this worker, read by any */
@@ -191,6 +196,19 @@ struct outcome watch_begin(struct request *r);
 
 /* Once a pool_state. False when libevent refuses. */
 bool feeds_setup(struct pool_state *ps) MUST_CHECK;
+
+/* --- cproxy_auth.c --- */
+
+#define AUTH_BARRED "CLIENT_ERROR unauthenticated"
+
+/*
+ * Whether the client may send the command before it has said who it is, or at all if it is one of authentication. NULL:
+ * yes; else the error that it gets.
+ */
+const char *auth_bars(const struct client *c, const struct command *cmd);
+
+/* Its client says who it is, or asks how to. */
+struct outcome auth_answer(struct request *r);
 
 /* --- cproxy_upstream.c --- */
 

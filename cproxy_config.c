@@ -38,12 +38,13 @@ enum {
 #define HOUR_MS 3600000
 
 /* The names of enum downstream_protocol, enum mcs_distribution and enum mcs_hash, in their order. */
-static const char *const protocol_names[] = {"auto", "ascii", "meta", NULL};
+static const char *const protocol_names[] = {"auto", "ascii", "meta", "binary", NULL};
 static const char *const distribution_names[] = {"ketama-weighted", "ketama", "modula", NULL};
 static const char *const hash_names[] = {"default",  "one_at_a_time", "md5",      "crc",   "fnv1_64",
                                          "fnv1a_64", "fnv1_32",       "fnv1a_32", "hsieh", "murmur",
                                          "jenkins",  "murmur3",       NULL};
 
+_Static_assert(ARRAY_LEN(protocol_names) == DOWNSTREAM_BINARY + 2, "one name a protocol");
 _Static_assert(ARRAY_LEN(distribution_names) == MCS_MODULA + 2, "one name a distribution");
 _Static_assert(ARRAY_LEN(hash_names) == MCS_HASH_MURMUR3 + 2, "one name a hash");
 
@@ -71,8 +72,8 @@ const struct setting settings_table[] = {
      "connections of a worker to a server, each of them pipelined"},
     {"downstream_weight", "weight", SETTING_U32, FIELD(downstream_weight), 1, 1, WEIGHT_MAX, NULL,
      "weight of the servers that -z gives none"},
-    {"downstream_protocol", "protocol", SETTING_ENUM, FIELD(downstream_protocol), DOWNSTREAM_AUTO, 0, DOWNSTREAM_META,
-     protocol_names, "protocol spoken with the servers; auto: ascii, and meta for meta commands if they know them"},
+    {"downstream_protocol", "protocol", SETTING_ENUM, FIELD(downstream_protocol), DOWNSTREAM_AUTO, 0, DOWNSTREAM_BINARY,
+     protocol_names, "protocol spoken with the servers; auto: text, with meta commands where a server knows them"},
     {"downstream_queue_max", NULL, SETTING_U32, FIELD(downstream_queue_max), 100000, 0, 100000000, NULL,
      "requests that may wait on a connection to a server before more are refused; 0: no bound"},
     {"downstream_queue_bytes", NULL, SETTING_BYTES, FIELD(downstream_queue_bytes), 256 * MIB, 0, 1024 * GIB, NULL,
@@ -83,6 +84,15 @@ const struct setting settings_table[] = {
      "failures to connect within connect_retry_interval after which a server is left alone"},
     {"connect_retry_interval", NULL, SETTING_MS, FIELD(connect_retry_interval_ms), 30000, 1, 24 * HOUR_MS, NULL,
      "how long such a server is left alone"},
+
+    {"usr", NULL, SETTING_TEXT, FIELD(usr), 0, 0, 0, NULL,
+     "user that moxi is to servers: by SASL PLAIN in the binary protocol, else as memcached's -Y has it (also in the "
+     "environment, as MOXI_SASL_PLAIN_USR)"},
+    {"pwd", NULL, SETTING_SECRET, FIELD(pwd), 0, 0, 0, NULL,
+     "its password, the rest of its line; not on the command line, but in a file, or in the environment as "
+     "MOXI_SASL_PLAIN_PWD"},
+    {"auth_timeout", NULL, SETTING_MS, FIELD(auth_timeout_ms), 1000, 1, HOUR_MS, NULL,
+     "how long a server may take to accept these"},
 
     {"distribution", NULL, SETTING_ENUM, FIELD(distribution), MCS_KETAMA_WEIGHTED, 0, MCS_MODULA, distribution_names,
      "how keys are spread over the servers, as libmemcached does it (also mcs_opts=distribution:NAME)"},
@@ -106,7 +116,6 @@ _Static_assert(ARRAY_LEN(settings_table) <= 64, "the rows fit in a uint64_t");
 
 /* Keys of the first moxi that mean something that moxi does not do (yet). Their users deserve to be told apart. */
 static const char *const keys_not_supported[] = {
-    "auth_timeout",
     "bucket",
     "cycle",
     "default_bucket_name",
@@ -124,8 +133,6 @@ static const char *const keys_not_supported[] = {
     "optimize_set",
     "port",
     "port_listen",
-    "pwd",
-    "usr",
 };
 
 /* A text being read. */
@@ -243,6 +250,11 @@ static bool setting_is_wide(const struct setting *row)
     return row->type == SETTING_U64 || row->type == SETTING_BYTES;
 }
 
+static bool setting_is_text(const struct setting *row)
+{
+    return row->type == SETTING_TEXT || row->type == SETTING_SECRET;
+}
+
 static void setting_store(const struct setting *row, struct settings *s, uint64_t v)
 {
     char *field = (char *)s + row->offset;
@@ -273,7 +285,8 @@ void settings_init(struct settings *s)
 {
     memset(s, 0, sizeof(*s));
     for (const struct setting *row = settings_table; row->name != NULL; row++)
-        setting_store(row, s, row->def);
+        if (!setting_is_text(row))
+            setting_store(row, s, row->def);
 }
 
 /* A value as -Z takes it. */
@@ -297,6 +310,12 @@ static void format_value(const struct setting *row, uint64_t v, char *buf, size_
 
 const char *setting_format(const struct setting *row, const struct settings *s, char *buf, size_t n)
 {
+    const char *text = (const char *)s + row->offset;
+
+    if (setting_is_text(row)) {
+        snprintf(buf, n, "%s", row->type == SETTING_SECRET && text[0] != '\0' ? "(not shown)" : text);
+        return buf;
+    }
     format_value(row, setting_value(row, s), buf, n);
     return buf;
 }
@@ -310,6 +329,10 @@ const char *setting_expected(const struct setting *row, char *buf, size_t n)
     char min[U64_DIGITS + 1], max[U64_DIGITS + 1];
     size_t at = 0;
 
+    if (setting_is_text(row)) {
+        snprintf(buf, n, "a %s of up to %d bytes", row->type == SETTING_TEXT ? "word" : "text", SETTING_TEXT_MAX);
+        return buf;
+    }
     if (row->type == SETTING_ENUM) {
         buf[0] = '\0';
         for (size_t i = 0; row->choices[i] != NULL && at < n; i++)
@@ -328,6 +351,10 @@ const char *setting_expected(const struct setting *row, char *buf, size_t n)
 
 const char *setting_default(const struct setting *row, char *buf, size_t n)
 {
+    if (setting_is_text(row)) {
+        snprintf(buf, n, "none");
+        return buf;
+    }
     format_value(row, row->def, buf, n);
     return buf;
 }
@@ -391,13 +418,43 @@ static bool parse_choice(const struct setting *row, struct word value, uint64_t 
     return false;
 }
 
+/* A word on the same line; or, a secret, all the rest of the line, which may have anything in it. */
+static struct word read_text(struct reader *r, const struct setting *row)
+{
+    struct word w;
+
+    r->at += strspn(r->at, " \t");
+    if (row->type == SETTING_TEXT)
+        return read_word(r, ",;");
+    w = (struct word){r->at, strcspn(r->at, "\r\n")};
+    r->at += w.n;
+    while (w.n > 0 && is_blank(w.p[w.n - 1]))
+        w.n--;
+    return w;
+}
+
+static bool parse_text(struct settings *s, const struct setting *row, struct word value)
+{
+    char *text = (char *)s + row->offset;
+
+    if (value.n == 0 || value.n > SETTING_TEXT_MAX)
+        return false;
+    memcpy(text, value.p, value.n);
+    text[value.n] = '\0';
+    return true;
+}
+
 static bool parse_value(struct reader *r, struct settings *s, const struct setting *row, struct word key,
                         struct word value)
 {
     char expected[256];
-    uint64_t v;
-    bool ok = row->type == SETTING_ENUM ? parse_choice(row, value, &v) : parse_number(row, value, &v);
+    uint64_t v = 0;
+    bool ok;
 
+    if (setting_is_text(row))
+        return parse_text(s, row, value) ||
+               fail(r, "%.*s: expected %s", SHOW(key), setting_expected(row, expected, sizeof(expected)));
+    ok = row->type == SETTING_ENUM ? parse_choice(row, value, &v) : parse_number(row, value, &v);
     if (!ok)
         return fail(r, "%.*s=%.*s: expected %s", SHOW(key), SHOW(value),
                     setting_expected(row, expected, sizeof(expected)));
@@ -446,11 +503,16 @@ static bool parse_setting(struct reader *r, struct settings *s, uint64_t *seen)
         return fail(r, "\"%.*s\": expected key=value", SHOW(key));
     }
     r->at++;
-    skip_blank(r, "");
-    value = read_word(r, ",;");
-    if (!rewrite_mcs_opts(r, &key, &value))
-        return false;
     row = find_setting(key);
+    if (row != NULL && setting_is_text(row)) {
+        value = read_text(r, row);
+    } else {
+        skip_blank(r, "");
+        value = read_word(r, ",;");
+        if (!rewrite_mcs_opts(r, &key, &value))
+            return false;
+        row = find_setting(key);
+    }
     if (row == NULL)
         return fail_unknown_key(r, key);
     bit = UINT64_C(1) << (row - settings_table);

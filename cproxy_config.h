@@ -21,6 +21,8 @@
  * One field a -Z key. The table in cproxy_config.c has a row for each with name, alias, type, unit, default, range
  * and help; the parser, -h, the man page and `stats proxy behaviors` read that table.
  */
+enum { SETTING_TEXT_MAX = 255 };
+
 struct settings {
     /* requests */
     uint32_t downstream_max;        /* requests a worker has in flight at most; 0: no bound */
@@ -42,6 +44,11 @@ struct settings {
     uint32_t connect_max_errors;        /* failures to connect within the interval before a server is left alone */
     uint32_t connect_retry_interval_ms; /* and for how long it is */
 
+    /* what servers are told, when they are connected */
+    char usr[SETTING_TEXT_MAX + 1]; /* "": nothing */
+    char pwd[SETTING_TEXT_MAX + 1];
+    uint32_t auth_timeout_ms;
+
     /* routing */
     uint32_t distribution; /* enum mcs_distribution */
     uint32_t hash;         /* enum mcs_hash */
@@ -55,9 +62,19 @@ struct settings {
 };
 
 /* AUTO: what the clients speak, if a server knows that. */
-enum downstream_protocol { DOWNSTREAM_AUTO, DOWNSTREAM_ASCII, DOWNSTREAM_META };
+enum downstream_protocol { DOWNSTREAM_AUTO, DOWNSTREAM_ASCII, DOWNSTREAM_META, DOWNSTREAM_BINARY };
 
-enum setting_type { SETTING_U32, SETTING_U64, SETTING_BYTES, SETTING_MS, SETTING_US, SETTING_BOOL, SETTING_ENUM };
+enum setting_type {
+    SETTING_U32,
+    SETTING_U64,
+    SETTING_BYTES,
+    SETTING_MS,
+    SETTING_US,
+    SETTING_BOOL,
+    SETTING_ENUM,
+    SETTING_TEXT,   /* char [SETTING_TEXT_MAX + 1] */
+    SETTING_SECRET, /* the same, and never shown */
+};
 
 /* One row of the table of settings, for those who list or print them. */
 struct setting {
@@ -82,10 +99,10 @@ void settings_init(struct settings *s);
  */
 bool settings_parse(struct settings *s, const char *text, char *error, size_t errlen) MUST_CHECK;
 
-/* A setting's value as a number: of bytes, ms, us, or its place among the choices. */
+/* A setting's value as a number: of bytes, ms, us, or its place among the choices. Not of a text. */
 uint64_t setting_value(const struct setting *row, const struct settings *s);
 
-/* A setting's value as -Z would take it, NUL-terminated in buf of n bytes (32 is enough). Returns buf. */
+/* A setting's value as -Z would take it, NUL-terminated in buf of n bytes (256 are enough). Returns buf. */
 const char *setting_format(const struct setting *row, const struct settings *s, char *buf, size_t n);
 
 /* Likewise its default, and what may be given ("0 to 1000 us", "a, b or c"; 160 bytes are enough). */

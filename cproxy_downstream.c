@@ -12,9 +12,12 @@
  * was written, and reads of whose reply not one byte has come, as often as downstream_retry says. These stay queued in
  * their order, and the connection is made anew.
  *
- * What a server is asked in: the classic commands in the text protocol, the meta commands as they are if it knows them,
- * else by the classic command that says the same, if there is one. Whether it knows them is found out once a
- * connection, by a mn before the first of them, for which all that is unsent waits.
+ * What a server is asked in, unless downstream_protocol names one protocol: the classic commands as they are; the meta
+ * commands as they are if it knows them, else by the classic command that says the same, if there is one. Whether it
+ * knows them is found out once a connection, by a mn before the first of them, for which all that is unsent waits.
+ *
+ * With `usr` a server is told user and password first, and nothing else until it has accepted them. One that refuses is
+ * left alone for a while, as one that cannot be connected.
  *
  * One timer a connection, never touched on the hot path: it is armed for the earliest deadline when it is not armed,
  * and when it fires looks what is due and arms itself again.
@@ -43,6 +46,9 @@ enum dconn_state { DCONN_DOWN, DCONN_RESOLVING, DCONN_CONNECTING, DCONN_READY };
 /* Whether a server knows the meta commands. */
 enum knows_meta { META_UNKNOWN, META_ASKED, META_NO, META_YES };
 
+/* Whether a server knows who moxi is. */
+enum introduced { INTRODUCED_YES, INTRODUCED_ASKED, INTRODUCED_REFUSED };
+
 /* A connection to a server. Owned by its downstream, for as long as that lives. */
 struct dconn {
     struct conn conn; /* open in READY, and in CONNECTING but while again_us is awaited */
@@ -56,6 +62,7 @@ struct dconn {
     size_t unsent_bytes; /* sum of request_weight of unsent */
     bool heard;          /* the server has said something since it was connected */
     enum knows_meta knows_meta;
+    enum introduced introduced;
     uint64_t composed; /* bytes composed since it was connected */
 
     /* the reply that is being read: to sent.head */
@@ -101,10 +108,18 @@ struct downstream {
 
 static void on_event(evutil_socket_t fd, short what, void *arg);
 
+/* Of the requests that are moxi's own. */
+static void on_meta_known(struct request *r, const struct outcome *outcome);
+static void on_introduced(struct request *r, const struct outcome *outcome);
+
+static const struct request_ops meta_probe_ops = {.done = on_meta_known};
+static const struct request_ops auth_ops = {.done = on_introduced};
+
 /* In which protocol a request is sent, and its reply read. It does not change while there are any. */
 static const struct codec *codec_of(const struct dconn *dc, const struct request *r)
 {
-    static const struct codec *const codecs[] = {[DOWNSTREAM_ASCII] = &codec_ascii, [DOWNSTREAM_META] = &codec_meta};
+    static const struct codec *const codecs[] = {
+        [DOWNSTREAM_ASCII] = &codec_ascii, [DOWNSTREAM_META] = &codec_meta, [DOWNSTREAM_BINARY] = &codec_binary_server};
     enum downstream_protocol protocol = (enum downstream_protocol)dc->d->settings->downstream_protocol;
 
     if (LIKELY(protocol == DOWNSTREAM_AUTO)) {
@@ -115,7 +130,9 @@ static const struct codec *codec_of(const struct dconn *dc, const struct request
         return dc->knows_meta == META_NO ? &codec_ascii : &codec_meta;
     }
     /* What has no key has no meta command. */
-    return op_is_meta(r->op) || (op_flags((enum opcode)r->op) & OPF_KEY) ? codecs[protocol] : &codec_ascii;
+    if (protocol == DOWNSTREAM_META && !op_is_meta(r->op) && !(op_flags((enum opcode)r->op) & OPF_KEY))
+        return &codec_ascii;
+    return codecs[protocol];
 }
 
 static uint64_t ms_after(const struct dconn *dc, uint32_t ms)
@@ -210,10 +227,16 @@ static void forget_reply(struct dconn *dc)
     dc->body_left = 0;
 }
 
+/* Whether it is moxi's own, for this connection alone. */
+static bool is_own(const struct request *r)
+{
+    return r->ops == &meta_probe_ops || r->ops == &auth_ops;
+}
+
 /* Whether a request that was on a lost connection, of whose bytes `written` had left, may be sent on another. */
 static bool may_retry(const struct dconn *dc, const struct request *r, uint64_t written)
 {
-    if (r->got_reply || r->answered || r->op == OP_META_NOOP)
+    if (r->got_reply || r->answered || is_own(r))
         return false;
     if (r->sent_at >= written)
         return true;
@@ -243,7 +266,7 @@ static void sort_lost(struct dconn *dc, uint64_t written, enum result result)
         request_queue_push(&dc->unsent, r);
     }
     while ((r = request_queue_pop(&later)) != NULL) {
-        if (r->op == OP_META_NOOP) {
+        if (is_own(r)) {
             leave(dc, r, result);
             continue;
         }
@@ -258,6 +281,13 @@ static bool is_blocked(const struct downstream *d)
     return d->blocked_us != 0 && d->loop->now_us < d->blocked_us;
 }
 
+static void leave_alone(struct downstream *d)
+{
+    d->blocked_us = d->loop->now_us + (uint64_t)d->settings->connect_retry_interval_ms * 1000;
+    d->errors = 0;
+    counter_add(&d->counters->tot_downstream_connect_max_reached, 1);
+}
+
 /* A server that cannot be connected, or hangs up on whoever asks, is left alone for a while when it does so often. */
 static void count_error(struct downstream *d)
 {
@@ -269,9 +299,7 @@ static void count_error(struct downstream *d)
         d->first_error_us = now;
     }
     if (++d->errors > d->settings->connect_max_errors) {
-        d->blocked_us = now + interval;
-        d->errors = 0;
-        counter_add(&d->counters->tot_downstream_connect_max_reached, 1);
+        leave_alone(d);
         log_warning("downstream %s: left alone for %u ms after too many failures to connect", d->server->name,
                     d->settings->connect_retry_interval_ms);
     }
@@ -301,7 +329,7 @@ static void close_ready(struct dconn *dc, enum result result, const char *why)
     set_state(dc, DCONN_DOWN);
     if (was_asked)
         count_meta_loss(d);
-    else if (!dc->heard && dc->sent.head != NULL)
+    else if (dc->introduced == INTRODUCED_YES && !dc->heard && (dc->sent.head != NULL || d->settings->usr[0] != '\0'))
         count_error(d);
     sort_lost(dc, written, result);
     if (dc->unsent.head != NULL)
@@ -341,6 +369,112 @@ static void connect_failed(struct dconn *dc, const char *why)
     fail_unsent(dc, RESULT_WRITE_FAILED);
 }
 
+/* A request of moxi's own goes first; for a reply within so many ms. */
+static void push_own(struct dconn *dc, struct request *r, const struct request_ops *ops, uint64_t deadline_us)
+{
+    r->ops = ops;
+    r->parts = dc;
+    r->in_conn = true;
+    r->deadline_us = deadline_us;
+    r->next_down = dc->unsent.head;
+    if (dc->unsent.head == NULL)
+        dc->unsent.tail = r;
+    dc->unsent.head = r;
+    dc->unsent.n++;
+    dc->unsent_bytes += request_weight(r);
+}
+
+/* Has the server told user and password before all else. Without memory for that, it has refused them. */
+static void introduce(struct dconn *dc)
+{
+    const struct settings *s = dc->d->settings;
+    struct loop *loop = dc->d->loop;
+    struct request *r = request_alloc(&loop->requests);
+
+    dc->introduced = INTRODUCED_REFUSED;
+    if (r == NULL) {
+        count_error(dc->d);
+        return;
+    }
+    r->codec = &codec_ascii;
+    r->op = OP_AUTH;
+    r->arg = (const uint8_t *)"PLAIN";
+    r->arg_len = 5;
+    /* Each with the NUL that stands before it. */
+    if (!spanq_copy(&r->value, &loop->bufs, "", 1) || !spanq_copy(&r->value, &loop->bufs, s->usr, strlen(s->usr) + 1) ||
+        !spanq_copy(&r->value, &loop->bufs, s->pwd, strlen(s->pwd))) {
+        request_release(&loop->requests, &loop->bufs, &r);
+        count_error(dc->d);
+        return;
+    }
+    push_own(dc, r, &auth_ops, ms_after(dc, s->auth_timeout_ms));
+    arm(dc, r->deadline_us);
+    dc->introduced = INTRODUCED_ASKED;
+}
+
+static bool is_line(const struct outcome *outcome, const char *begin)
+{
+    size_t n = strlen(begin);
+
+    return outcome->result == RESULT_ERROR && outcome->text_len >= n && memcmp(outcome->text, begin, n) == 0;
+}
+
+/*
+ * Whether a server's answer to user and password is that it does not ask for them: it does not know the command, or has
+ * no room for what it takes for an item.
+ */
+static bool is_needless(const struct dconn *dc, const struct outcome *outcome)
+{
+    if (dc->d->settings->downstream_protocol == DOWNSTREAM_BINARY)
+        return is_line(outcome, "ERROR\r\n");
+    return is_line(outcome, "SERVER_ERROR out of memory storing object");
+}
+
+/* What is wrong with the password will be so for a while; all else is an error as of connecting. */
+static void count_refusal(struct downstream *d, const struct outcome *outcome)
+{
+    counter_add(&d->counters->tot_downstream_auth_failed, 1);
+    if (is_line(outcome, "CLIENT_ERROR")) {
+        log_warning("downstream %s: user %s is not accepted; left alone for %u ms", d->server->name, d->settings->usr,
+                    d->settings->connect_retry_interval_ms);
+        leave_alone(d);
+        return;
+    }
+    if (outcome->result == RESULT_ERROR)
+        log_warning("downstream %s: cannot authenticate: %.*s", d->server->name, (int)outcome->text_len - 2,
+                    (const char *)outcome->text);
+    else
+        log_warning("downstream %s: cannot authenticate: %s", d->server->name,
+                    outcome->result == RESULT_TIMEOUT     ? "auth_timeout"
+                    : outcome->result == RESULT_NO_MEMORY ? "out of memory"
+                    : outcome->result == RESULT_CLOSED    ? "the connection was lost"
+                                                          : "an answer that is none");
+    count_error(d);
+}
+
+static void on_introduced(struct request *r, const struct outcome *outcome)
+{
+    struct dconn *dc = r->parts;
+    struct downstream *d = dc->d;
+    struct loop *loop = d->loop;
+    bool needless = is_needless(dc, outcome);
+
+    if (outcome->result == RESULT_STORED || needless) {
+        dc->introduced = INTRODUCED_YES;
+        /* That was for the connection; of what it is for nothing has been said yet. */
+        dc->heard = false;
+        counter_add(&d->counters->tot_downstream_auth, 1);
+        if (needless)
+            log_warning("downstream %s: does not ask who moxi is; used without", d->server->name);
+    } else {
+        dc->introduced = INTRODUCED_REFUSED;
+        count_refusal(d, outcome);
+    }
+    r->parts = NULL;
+    request_let_go(&loop->requests, &loop->bufs, &r);
+    loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
+}
+
 static void connect_done(struct dconn *dc)
 {
     struct downstream *d = dc->d;
@@ -352,6 +486,9 @@ static void connect_done(struct dconn *dc)
     set_state(dc, DCONN_READY);
     counter_add(&d->counters->tot_downstream_connect, 1);
     log_info("downstream %s: connected", d->server->name);
+    dc->introduced = INTRODUCED_YES;
+    if (d->settings->usr[0] != '\0')
+        introduce(dc);
     loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
 }
 
@@ -550,6 +687,15 @@ static bool finish_value(struct dconn *dc)
     return finish_reply(dc, &outcome, false);
 }
 
+/* What stands behind a value in its client's protocol, and does not in the server's, which has n bytes there. */
+static void add_tail(struct request *r, size_t n)
+{
+    uint8_t tail[] = {'\r', '\n'};
+
+    if (r->codec->value_tail > n)
+        r->ops->data(r, NULL, tail, r->codec->value_tail);
+}
+
 /* The value that was being read is complete. */
 static bool finish_body(struct dconn *dc)
 {
@@ -560,8 +706,10 @@ static bool finish_body(struct dconn *dc)
     dc->fill = NULL;
     if (!codec_of(dc, r)->check_tail(dc->tail, dc->body_tail))
         return malformed(dc, "a value without CR LF behind it");
-    if (!r->answered)
+    if (!r->answered) {
+        add_tail(r, dc->body_tail);
         r->ops->end(r);
+    }
     return !dc->body_is_last || finish_value(dc);
 }
 
@@ -602,25 +750,30 @@ static bool take_body_read(struct dconn *dc, struct chunk *chunk, uint8_t *p, si
 }
 
 /*
- * The head of a value, in its client's protocol. Of what stands behind it, which is the same where there is anything,
- * so much is passed on as that protocol has.
+ * The head of a value, in its client's protocol. What stands behind it is CR LF, or nothing: passed on as far as that
+ * protocol has it, or added. The return value is how much of it is passed on.
  */
-static void translate_head(struct request *r, struct hit *hit, uint8_t *head)
+static size_t translate_head(struct request *r, struct hit *hit, uint8_t *head)
 {
+    size_t told = hit->tail_len < r->codec->value_tail ? hit->tail_len : r->codec->value_tail;
+
     hit->tail_len = r->codec->value_tail;
     hit->head_len = r->codec->compose_head(r, hit, head);
     hit->head = head;
+    return told;
 }
 
 /* A value that is all there, its body at p, of a protocol that its client does not speak. */
 static void translate_hit(struct request *r, struct hit *hit, struct chunk *chunk, uint8_t *p)
 {
     uint8_t head[HIT_HEAD_MAX];
+    size_t tail = hit->tail_len;
+    size_t told = translate_head(r, hit, head);
 
-    translate_head(r, hit, head);
     r->ops->begin(r, hit);
-    if (hit->value_len + hit->tail_len > 0)
-        r->ops->data(r, chunk, p, hit->value_len + hit->tail_len);
+    if (hit->value_len + told > 0)
+        r->ops->data(r, chunk, p, hit->value_len + told);
+    add_tail(r, tail);
     r->ops->end(r);
 }
 
@@ -630,7 +783,7 @@ static void begin_hit(struct dconn *dc, struct request *r, struct hit *hit)
     uint8_t head[HIT_HEAD_MAX];
 
     if (codec_of(dc, r) != r->codec)
-        translate_head(r, hit, head);
+        dc->body_told = translate_head(r, hit, head);
     r->ops->begin(r, hit);
 }
 
@@ -657,9 +810,9 @@ static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chun
     dc->body_left = body;
     dc->body_tail = hit->tail_len;
     dc->body_is_last = reply->is_last;
+    dc->body_told = hit->tail_len;
     if (!r->answered)
         begin_hit(dc, r, hit);
-    dc->body_told = hit->tail_len;
     return true;
 }
 
@@ -782,7 +935,8 @@ static void read_replies(struct dconn *dc)
     }
     dc->progress_us = loop->now_us;
     dc->heard = true;
-    dc->d->errors = 0;
+    if (LIKELY(dc->introduced == INTRODUCED_YES))
+        dc->d->errors = 0;
     if (dc->rest != NULL) {
         chunk_unref(dc->rest);
         dc->rest = NULL;
@@ -819,8 +973,6 @@ static void on_meta_known(struct request *r, const struct outcome *outcome)
     loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
 }
 
-static const struct request_ops meta_probe_ops = {.done = on_meta_known};
-
 /* Has the server asked first whether it knows the meta commands. False when memory ran out. */
 static bool ask_meta(struct dconn *dc)
 {
@@ -829,17 +981,10 @@ static bool ask_meta(struct dconn *dc)
 
     if (r == NULL)
         return false;
-    r->ops = &meta_probe_ops;
     r->codec = &codec_meta;
     r->op = OP_META_NOOP;
-    r->parts = dc;
     memset(&r->terms, 0, sizeof(r->terms));
-    r->in_conn = true;
-    r->deadline_us = dc->unsent.head->deadline_us;
-    r->next_down = dc->unsent.head;
-    dc->unsent.head = r;
-    dc->unsent.n++;
-    dc->unsent_bytes += request_weight(r);
+    push_own(dc, r, &meta_probe_ops, dc->unsent.head->deadline_us);
     dc->knows_meta = META_ASKED;
     return true;
 }
@@ -849,6 +994,8 @@ static bool must_wait(struct dconn *dc)
 {
     const struct request *r = dc->unsent.head;
 
+    if (UNLIKELY(dc->introduced != INTRODUCED_YES))
+        return r->ops != &auth_ops;
     if (LIKELY(!op_is_meta(r->op)) || dc->knows_meta >= META_NO ||
         dc->d->settings->downstream_protocol != DOWNSTREAM_AUTO)
         return false;
@@ -880,12 +1027,12 @@ static bool compose_next(struct dconn *dc)
         leave(dc, r, RESULT_CLOSED);
         return true;
     }
+    r->sent_at = dc->composed;
     if (UNLIKELY(!codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
         spanq_truncate(&dc->conn.out, &loop->bufs, before);
         leave(dc, r, RESULT_NO_MEMORY);
         return false;
     }
-    r->sent_at = dc->composed;
     dc->composed += dc->conn.out.bytes - before;
     if (dc->sent.head == NULL)
         dc->progress_us = loop->now_us;
@@ -918,6 +1065,8 @@ static void run_turn(struct conn *conn)
 {
     struct dconn *dc = CONTAINER_OF(conn, struct dconn, conn);
 
+    if (UNLIKELY(dc->introduced == INTRODUCED_REFUSED) && dc->state == DCONN_READY)
+        close_ready(dc, RESULT_CLOSED, "it was not accepted");
     if (dc->state == DCONN_DOWN && dc->unsent.head != NULL) {
         if (is_blocked(dc->d))
             fail_unsent(dc, RESULT_WRITE_FAILED);

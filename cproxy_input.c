@@ -11,6 +11,7 @@
  * the bound its input is left unread (may_admit). Parsing also stops after -R commands, so that one client cannot hold
  * up a turn; the rest is parsed at the end of it.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@ enum {
     REFER_MIN = 16 * 1024,   /* a part of a value from which it is not copied out of the read buffer */
     VALUE_COPY_MAX = 4096,   /* a whole value up to this size is */
     KEY_CHARGE = 64,         /* what a key of a multiget takes: in its array, in a part, a slot for its value */
+    BARRED_LINE_MAX = 2048,  /* bytes of a line of a client that has not said who it is */
     LINE_GROWTH = 16 * 1024, /* least room for the next read of a long line */
 };
 
@@ -120,6 +122,7 @@ static void greet(struct client *c, uint8_t first)
 
     c->greeted = true;
     c->binary = binding == BINDING_BINARY || (binding == BINDING_AUTO && first == 0x80);
+    c->barred = (c->binary ? c->ps->serving->binary_users : c->ps->serving->text_users) != NULL;
 }
 
 static const struct codec *codec_of(const struct client *c, const uint8_t *p, size_t n)
@@ -161,7 +164,8 @@ static void refuse_command(struct client *c, const struct command *cmd)
     r->noreply = cmd->noreply;
     if (c->binary)
         r->terms = cmd->terms;
-    refuse(c, r, cmd->error);
+    /* Whoever is barred is not told what is wrong with what it may not ask. */
+    refuse(c, r, UNLIKELY(c->barred) && cmd->op == OP_REFUSED && cmd->error != NULL ? AUTH_BARRED : cmd->error);
 }
 
 /* What a request will bring into memory until it is answered. */
@@ -179,6 +183,7 @@ static size_t charge_of(const struct request *r)
 
 static void admit(struct client *c, struct request *r)
 {
+    assert(!c->barred || !(op_flags((enum opcode)r->op) & (OPF_KEY | OPF_EVERYONE | OPF_LOCAL)));
     log_trace("client %d: %s, %u keys, %zu bytes", c->conn.fd, op_table[r->op].name, r->num_keys, request_value_len(r));
     r->charge = charge_of(r);
     client_push(c, r);
@@ -355,7 +360,7 @@ static size_t take_store(struct client *c, struct chunk *chunk, uint8_t *p, size
 {
     size_t body = cmd->body_len + cmd->body_tail;
     struct request *r = request_of(c, cmd);
-    bool fits = cmd->body_len <= c->ps->settings->item_size_max;
+    bool fits = cmd->body_len <= c->ps->settings->item_size_max || op_is_auth(cmd->op);
 
     if (r == NULL)
         return cmd->consumed;
@@ -377,7 +382,7 @@ static size_t take_store(struct client *c, struct chunk *chunk, uint8_t *p, size
 /* A line without an end, too long to be one. */
 static void refuse_line(struct client *c)
 {
-    struct command cmd = {.error = "CLIENT_ERROR line too long"};
+    struct command cmd = {.op = OP_REFUSED, .error = "CLIENT_ERROR line too long"};
 
     refuse_command(c, &cmd);
     c->linger = true;
@@ -387,7 +392,7 @@ static void refuse_line(struct client *c)
 /* A line that is not all there, and will not be a command when it is. False: it may be one. */
 static bool refuse_hopeless(struct client *c, const uint8_t *p, size_t n)
 {
-    struct command cmd = {.error = "ERROR"};
+    struct command cmd = {.op = OP_REFUSED, .error = "ERROR"};
 
     if (!codec_of(c, p, n)->is_hopeless(p, n) || input_of(c) == NULL)
         return false;
@@ -408,6 +413,35 @@ static size_t skip_line(struct client *c, const uint8_t *p, size_t n)
     return (size_t)(lf - p) + 1;
 }
 
+/*
+ * A command that was refused, or is: after the answer its value is skipped. Who has not said who it is, and speaks the
+ * binary protocol, is hung up on, as by memcached. Returns how many bytes were of use.
+ */
+static size_t take_refused(struct client *c, struct command *cmd)
+{
+    if (cmd->body_len + cmd->body_tail > 0 && input_of(c) != NULL)
+        begin_body(c, cmd->body_len + cmd->body_tail);
+    refuse_command(c, cmd);
+    if (cmd->hangup || (c->barred && c->binary && !op_is_auth(cmd->op))) {
+        c->linger = true;
+        client_hang_up(c);
+    }
+    return cmd->consumed;
+}
+
+static size_t refuse_barred(struct client *c, struct command *cmd, const char *error)
+{
+    cmd->error = error;
+    cmd->noreply = false;
+    return take_refused(c, cmd);
+}
+
+/* Bytes of a line that a client may send. */
+static uint64_t line_max(const struct client *c)
+{
+    return UNLIKELY(c->barred) ? BARRED_LINE_MAX : c->ps->settings->line_max;
+}
+
 /* One command. Returns how many bytes were of use; 0: it is not all there. */
 static size_t take_command(struct client *c, struct chunk *chunk, uint8_t *p, size_t n, size_t seen)
 {
@@ -415,11 +449,12 @@ static size_t take_command(struct client *c, struct chunk *chunk, uint8_t *p, si
     enum parse_status status;
     struct command cmd;
     struct request *r;
+    const char *error;
 
     if (UNLIKELY(!c->greeted))
         greet(c, p[0]);
     status = codec_of(c, p, n)->parse_request(p, n, seen, &loop->keys, &cmd);
-    if (UNLIKELY((status == PARSE_MORE ? n : cmd.consumed) > c->ps->settings->line_max)) {
+    if (UNLIKELY((status == PARSE_MORE ? n : cmd.consumed) > line_max(c))) {
         refuse_line(c);
         return n;
     }
@@ -429,17 +464,17 @@ static size_t take_command(struct client *c, struct chunk *chunk, uint8_t *p, si
     case PARSE_MORE:
         return refuse_hopeless(c, p, n) ? n : 0;
     case PARSE_BAD:
-        if (cmd.body_len + cmd.body_tail > 0 && input_of(c) != NULL)
-            begin_body(c, cmd.body_len + cmd.body_tail);
-        refuse_command(c, &cmd);
-        if (cmd.hangup) {
-            c->linger = true;
-            client_hang_up(c);
-        }
-        return cmd.consumed;
+        return take_refused(c, &cmd);
     case PARSE_NO_MEMORY:
         client_fail(c, "out of memory");
         return n;
+    }
+    if (UNLIKELY(c->barred || op_is_auth(cmd.op)) && (error = auth_bars(c, &cmd)) != NULL)
+        return refuse_barred(c, &cmd, error);
+    /* The value of whatever a client of text wants to set first is its user and password. */
+    if (UNLIKELY(c->barred) && cmd.op == OP_SET) {
+        cmd.op = OP_AUTH;
+        cmd.noreply = false;
     }
     if (cmd.op == OP_QUIT) {
         client_hang_up(c);

@@ -16,7 +16,6 @@
 
 #define BAD_DELETE "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]"
 #define BAD_EXPTIME "CLIENT_ERROR invalid exptime argument"
-#define NEEDS_META(what) "SERVER_ERROR proxy downstream has no meta commands, for " what
 #define BAD_DELTA "CLIENT_ERROR invalid numeric delta argument"
 
 /* --- requests, in --- */
@@ -479,6 +478,28 @@ static bool compose_stats(const struct request *r, struct bufpool *bufs, struct 
     return spanq_copy(out, bufs, CRLF, 2);
 }
 
+/*
+ * "set auth 0 -1 <bytes>" and "<user> <password>", as memcached has it with -Y. A server that does not ask for it takes
+ * it for an item, and one that has expired.
+ */
+static bool compose_auth(const struct request *r, struct bufpool *bufs, struct spanq *out)
+{
+    uint8_t value[AUTH_VALUE_MAX], line[HEADER_MAX], *end = line, *nul;
+    size_t n = request_value_len(r);
+    bool ok;
+
+    request_copy_value(r, value);
+    nul = memchr(value + 1, '\0', n - 1);
+    if (nul != NULL)
+        *nul = ' ';
+    end = put_u64(put(end, "set auth 0 -1", 13), n - 1);
+    end = put(end, CRLF, 2);
+    ok = spanq_copy(out, bufs, line, (size_t)(end - line)) && spanq_copy(out, bufs, value + 1, n - 1) &&
+         spanq_copy(out, bufs, CRLF, 2);
+    explicit_bzero(value, sizeof(value));
+    return ok;
+}
+
 static bool ascii_compose_request(const struct request *r, struct bufpool *bufs, struct spanq *out)
 {
     enum opcode op = classic_op(r);
@@ -486,6 +507,8 @@ static bool ascii_compose_request(const struct request *r, struct bufpool *bufs,
 
     if (flags & OPF_VALUES)
         return compose_get(r, op, bufs, out);
+    if (UNLIKELY(op == OP_AUTH))
+        return compose_auth(r, bufs, out);
     if (flags & OPF_BODY)
         return compose_store(r, op, bufs, out);
     if (op == OP_STATS)
@@ -547,6 +570,8 @@ static const struct fixed_reply *replies_to(enum opcode op)
     if (flags & OPF_STORES)
         return store_replies;
     switch (op) {
+    case OP_AUTH:
+        return store_replies;
     case OP_DELETE:
         return delete_replies;
     case OP_TOUCH:
@@ -724,7 +749,7 @@ static bool ascii_compose_outcome(const struct request *r, const struct outcome 
     if (outcome->text != NULL)
         return spanq_copy(out, bufs, outcome->text, outcome->text_len);
     switch (outcome->result) {
-    case RESULT_VERSION:
+    case RESULT_TOLD:
         return compose_word("VERSION", outcome->message, bufs, out);
     case RESULT_NUMBER:
         n = util_format_u64(line, outcome->number);
@@ -754,19 +779,7 @@ static size_t ascii_compose_head(const struct request *r, const struct hit *hit,
 
 /* --- what it cannot say --- */
 
-/* What a classic command cannot do, however it is written. */
-static const struct {
-    uint32_t bit;
-    const char *error;
-} lacking[] = {
-    {TERM_TTL, NEEDS_META("t")},          {TERM_IDLE, NEEDS_META("l")},        {TERM_FETCHED, NEEDS_META("h")},
-    {TERM_SILENT, NEEDS_META("u")},       {TERM_RECACHE, NEEDS_META("R")},     {TERM_VIVIFY, NEEDS_META("N")},
-    {TERM_NEW_UNIQUE, NEEDS_META("E")},   {TERM_INVALIDATE, NEEDS_META("I")},  {TERM_REMOVE_VALUE, NEEDS_META("x")},
-    {TERM_COMPARE, NEEDS_META("C here")}, {TERM_UNIQUE, NEEDS_META("c here")}, {TERM_TOUCH, NEEDS_META("T here")},
-    {TERM_SIZE, NEEDS_META("s here")},
-};
-
-/* And what some of them can. */
+/* What only meta commands can be asked for in general, and some classic commands can too. */
 static uint32_t terms_said(const struct request *r)
 {
     switch (r->op) {
@@ -791,8 +804,6 @@ static bool is_touch(const struct request *r)
 
 static const char *ascii_lacks(const struct request *r)
 {
-    uint32_t wanted;
-
     if (!op_is_meta(r->op))
         return NULL;
     if (r->op == OP_META_DEBUG)
@@ -801,13 +812,7 @@ static const char *ascii_lacks(const struct request *r)
         return NEEDS_META("a binary key");
     if (r->op == OP_META_GET && !(r->terms.bits & TERM_VALUE) && !is_touch(r))
         return NEEDS_META("mg without v");
-    wanted = r->terms.bits & ~terms_said(r);
-    if (wanted & TERM_LENIENT)
-        wanted &= ~(uint32_t)(TERM_UNIQUE | TERM_FLAGS);
-    for (size_t i = 0; i < ARRAY_LEN(lacking); i++)
-        if (wanted & lacking[i].bit)
-            return lacking[i].error;
-    return NULL;
+    return codec_lacks_terms(r->terms.bits & ~terms_said(r));
 }
 
 const struct codec codec_ascii = {

@@ -1,80 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * cproxy_protocol_b - the binary protocol, as memcached's protocol-binary.txt defines it and memcached 1.6 speaks it,
- * for clients.
- *
- *   header: magic, opcode, key length (2), extras length, data type, vbucket or status (2), body length (4),
- *           opaque (4), cas (8); then extras, key, value
+ * cproxy_protocol_b - the binary protocol for clients, as memcached's protocol-binary.txt defines it and memcached 1.6
+ * speaks it.
  *
  * Its commands are those of the vocabulary: most are meta commands, because they have and are told a cas unique. What a
  * reply is told of an item is told if the server says it (TERM_LENIENT), else it is 0.
  *
  * Errors are what memcached says in text, here a status with memcached's words.
  */
-#include <arpa/inet.h>
 #include <assert.h>
 
-#include "codec.h"
-
-enum {
-    HEADER = 24,
-    MAGIC_REQUEST = 0x80,
-    MAGIC_RESPONSE = 0x81,
-    NO_VIVIFY = UINT32_MAX, /* an expiration of incr and decr */
-};
-
-enum {
-    CMD_GET = 0x00,
-    CMD_SET = 0x01,
-    CMD_ADD = 0x02,
-    CMD_REPLACE = 0x03,
-    CMD_DELETE = 0x04,
-    CMD_INCREMENT = 0x05,
-    CMD_DECREMENT = 0x06,
-    CMD_QUIT = 0x07,
-    CMD_FLUSH = 0x08,
-    CMD_GETQ = 0x09,
-    CMD_NOOP = 0x0a,
-    CMD_VERSION = 0x0b,
-    CMD_GETK = 0x0c,
-    CMD_GETKQ = 0x0d,
-    CMD_APPEND = 0x0e,
-    CMD_PREPEND = 0x0f,
-    CMD_STAT = 0x10,
-    CMD_SETQ = 0x11,
-    CMD_ADDQ = 0x12,
-    CMD_REPLACEQ = 0x13,
-    CMD_DELETEQ = 0x14,
-    CMD_INCREMENTQ = 0x15,
-    CMD_DECREMENTQ = 0x16,
-    CMD_QUITQ = 0x17,
-    CMD_FLUSHQ = 0x18,
-    CMD_APPENDQ = 0x19,
-    CMD_PREPENDQ = 0x1a,
-    CMD_VERBOSITY = 0x1b,
-    CMD_TOUCH = 0x1c,
-    CMD_GAT = 0x1d,
-    CMD_GATQ = 0x1e,
-    CMD_GATK = 0x23,
-    CMD_GATKQ = 0x24,
-    COMMANDS = 0x25,
-};
-
-enum status {
-    STATUS_OK = 0x00,
-    STATUS_KEY_ENOENT = 0x01,
-    STATUS_KEY_EEXISTS = 0x02,
-    STATUS_E2BIG = 0x03,
-    STATUS_EINVAL = 0x04,
-    STATUS_NOT_STORED = 0x05,
-    STATUS_DELTA_BADVAL = 0x06,
-    STATUS_AUTH_ERROR = 0x20,
-    STATUS_UNKNOWN_COMMAND = 0x81,
-    STATUS_ENOMEM = 0x82,
-    STATUS_NOT_SUPPORTED = 0x83,
-    STATUS_INTERNAL = 0x84,
-    STATUS_TEMPORARY = 0x86,
-};
+#include "cproxy_binary.h"
 
 /* What a command has and means. */
 struct command_info {
@@ -125,6 +61,9 @@ static const struct command_info commands[COMMANDS] = {
     [CMD_QUITQ] = {OP_QUIT, 0, 0, 0, false, false, false},
     [CMD_VERSION] = {OP_VERSION, 0, 0, 0, false, false, false},
     [CMD_STAT] = {OP_STATS, 0, 0, 0, false, true, false},
+    [CMD_SASL_LIST] = {OP_SASL_LIST, 0, 0, 0, false, false, false},
+    [CMD_SASL_AUTH] = {OP_AUTH, 0, 0, 0, false, true, true},
+    [CMD_SASL_STEP] = {OP_SASL_STEP, 0, 0, 0, false, true, true},
 };
 
 static const struct command_info *info_of(uint8_t wire)
@@ -135,51 +74,7 @@ static const struct command_info *info_of(uint8_t wire)
     return wire < COMMANDS && (commands[wire].op != OP_GET) ? &commands[wire] : &unknown;
 }
 
-/* --- numbers --- */
-
-static uint16_t read_u16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
-
-static uint32_t read_u32(const uint8_t *p)
-{
-    return (uint32_t)read_u16(p) << 16 | read_u16(p + 2);
-}
-
-static uint64_t read_u64(const uint8_t *p)
-{
-    return (uint64_t)read_u32(p) << 32 | read_u32(p + 4);
-}
-
-static void write_u16(uint8_t *p, size_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
-static void write_u32(uint8_t *p, uint32_t v)
-{
-    write_u16(p, v >> 16);
-    write_u16(p + 2, v & 0xffff);
-}
-
-static void write_u64(uint8_t *p, uint64_t v)
-{
-    write_u32(p, (uint32_t)(v >> 32));
-    write_u32(p + 4, (uint32_t)v);
-}
-
 /* --- requests, in --- */
-
-/* A request's header. */
-struct header {
-    uint8_t wire;
-    uint8_t extras;
-    uint16_t key;
-    uint32_t body;
-    uint64_t cas;
-};
 
 static enum parse_status refuse(struct command *cmd, const char *error)
 {
@@ -289,7 +184,7 @@ static enum parse_status take_command(const struct header *h, const uint8_t *p, 
         cmd->key = p + HEADER + h->extras;
         cmd->key_len = h->key;
     }
-    cmd->num_keys = info->op != OP_STATS && info->has_key;
+    cmd->num_keys = (op_flags(info->op) & OPF_KEY) != 0;
     if (cmd->num_keys == 1 && !rkey_is_word(&(struct rkey){.p = cmd->key, .len = h->key}))
         take_binary_key(cmd);
     return PARSE_OK;
@@ -311,11 +206,10 @@ static enum parse_status binary_parse_request(const uint8_t *p, size_t n, size_t
     }
     if (n < HEADER)
         return PARSE_MORE;
-    h = (struct header){
-        .wire = p[1], .key = read_u16(p + 2), .extras = p[4], .body = read_u32(p + 8), .cas = read_u64(p + 16)};
+    read_header(p, &h);
     cmd->consumed = HEADER;
     cmd->terms.wire = h.wire;
-    memcpy(cmd->terms.opaque, p + 12, sizeof(cmd->terms.opaque));
+    memcpy(cmd->terms.opaque, h.opaque, sizeof(h.opaque));
     info = info_of(h.wire);
     known = (size_t)h.extras + h.key;
     if (known > h.body)
@@ -340,27 +234,22 @@ static bool binary_is_hopeless(const uint8_t *p, size_t n)
     return false;
 }
 
-/* A value has nothing behind it. */
-static bool binary_check_tail(const uint8_t *p, size_t n)
-{
-    (void)p;
-    return n == 0;
-}
-
 /* --- replies, out --- */
 
-static void write_header(uint8_t *p, const struct request *r, enum status status, size_t key, size_t extras,
-                         size_t body, uint64_t cas)
+/* The header of a reply, at p; what is behind it. */
+static uint8_t *put_header(uint8_t *p, const struct request *r, enum status status, size_t key, size_t extras,
+                           size_t body, uint64_t cas)
 {
-    memset(p, 0, HEADER);
-    p[0] = MAGIC_RESPONSE;
-    p[1] = r->terms.wire;
-    write_u16(p + 2, key);
-    p[4] = (uint8_t)extras;
-    write_u16(p + 6, status);
-    write_u32(p + 8, (uint32_t)body);
-    memcpy(p + 12, r->terms.opaque, sizeof(r->terms.opaque));
-    write_u64(p + 16, cas);
+    struct header h = {.magic = MAGIC_RESPONSE,
+                       .wire = r->terms.wire,
+                       .key = (uint16_t)key,
+                       .extras = (uint8_t)extras,
+                       .status = (uint16_t)status,
+                       .body = (uint32_t)body,
+                       .cas = cas};
+
+    memcpy(h.opaque, r->terms.opaque, sizeof(h.opaque));
+    return write_header(p, &h);
 }
 
 /* A reply with a body of n bytes, all of it value. */
@@ -370,7 +259,7 @@ static bool compose(const struct request *r, enum status status, const void *bod
     size_t before = out->bytes;
     uint8_t header[HEADER];
 
-    write_header(header, r, status, 0, 0, n, cas);
+    put_header(header, r, status, 0, 0, n, cas);
     if (spanq_copy(out, bufs, header, HEADER) && (n == 0 || spanq_copy(out, bufs, body, n)))
         return true;
     spanq_truncate(out, bufs, before);
@@ -431,6 +320,8 @@ static bool compose_error(const struct request *r, const char *line, size_t n, s
         {"SERVER_ERROR Out of memory", STATUS_ENOMEM},
         {"CLIENT_ERROR cannot increment or decrement non-numeric value", STATUS_DELTA_BADVAL},
         {"CLIENT_ERROR flush_all not allowed", STATUS_AUTH_ERROR},
+        {"CLIENT_ERROR unauthenticated", STATUS_AUTH_ERROR},
+        {"CLIENT_ERROR authentication failure", STATUS_AUTH_ERROR},
         {"CLIENT_ERROR", STATUS_EINVAL},
     };
     static const char prefix[] = "SERVER_ERROR ";
@@ -473,7 +364,7 @@ static bool compose_miss(const struct request *r, struct bufpool *bufs, struct s
 
     if (!info_of(r->terms.wire)->returns_key)
         return compose_status(r, STATUS_KEY_ENOENT, bufs, out);
-    write_header(reply, r, STATUS_KEY_ENOENT, key->len, 0, key->len, 0);
+    put_header(reply, r, STATUS_KEY_ENOENT, key->len, 0, key->len, 0);
     memcpy(reply + HEADER, key->p, key->len);
     return spanq_copy(out, bufs, reply, HEADER + key->len);
 }
@@ -491,7 +382,7 @@ static bool compose_found(const struct request *r, const struct outcome *outcome
 {
     uint8_t reply[HEADER + 4];
 
-    write_header(reply, r, STATUS_OK, 0, 4, 4, outcome->facts != NULL ? outcome->facts->unique : 0);
+    put_header(reply, r, STATUS_OK, 0, 4, 4, outcome->facts != NULL ? outcome->facts->unique : 0);
     write_u32(reply + HEADER, outcome->facts != NULL ? outcome->facts->flags : 0);
     return spanq_copy(out, bufs, reply, sizeof(reply));
 }
@@ -514,6 +405,9 @@ static bool binary_compose_outcome(const struct request *r, const struct outcome
     case RESULT_TOUCHED:
         return compose_found(r, outcome, bufs, out);
     case RESULT_STORED:
+        if (UNLIKELY(r->op == OP_AUTH))
+            return compose(r, STATUS_OK, "Authenticated", 13, 0, bufs, out);
+        /* fall through */
     case RESULT_DELETED:
     case RESULT_OK:
         return quiet || compose(r, STATUS_OK, NULL, 0, r->op == OP_META_SET ? unique : 0, bufs, out);
@@ -526,7 +420,7 @@ static bool binary_compose_outcome(const struct request *r, const struct outcome
         return compose_status(r, STATUS_KEY_EEXISTS, bufs, out);
     case RESULT_NOT_FOUND:
         return compose_status(r, STATUS_KEY_ENOENT, bufs, out);
-    case RESULT_VERSION:
+    case RESULT_TOLD:
         return compose(r, STATUS_OK, outcome->message, strlen(outcome->message), 0, bufs, out);
     case RESULT_ERROR:
         return compose_error(r, (const char *)outcome->text, outcome->text_len - 2, bufs, out);
@@ -544,7 +438,7 @@ static size_t binary_compose_head(const struct request *r, const struct hit *hit
     const struct rkey *key = &r->keys[hit->key];
     size_t key_len = info_of(r->terms.wire)->returns_key ? key->len : 0;
 
-    write_header(dst, r, STATUS_OK, key_len, 4, 4 + key_len + hit->value_len, hit->facts.unique);
+    put_header(dst, r, STATUS_OK, key_len, 4, 4 + key_len + hit->value_len, hit->facts.unique);
     write_u32(dst + HEADER, hit->facts.flags);
     memcpy(dst + HEADER + 4, key->p, key_len);
     return HEADER + 4 + key_len;
@@ -562,7 +456,7 @@ static bool binary_compose_stat(const struct request *r, const uint8_t *line, si
     n -= skip;
     blank = memchr(line, ' ', n);
     name = blank != NULL ? (size_t)(blank - line) : n;
-    write_header(header, r, STATUS_OK, name, 0, blank != NULL ? n - 1 : n, 0);
+    put_header(header, r, STATUS_OK, name, 0, blank != NULL ? n - 1 : n, 0);
     if (spanq_copy(out, bufs, header, HEADER) && spanq_copy(out, bufs, line, name) &&
         (name == n || spanq_copy(out, bufs, blank + 1, n - name - 1)))
         return true;

@@ -572,19 +572,15 @@ static bool is_batch(const struct request *r)
 /* Which key a value of several is of: one that was not answered yet. */
 static bool take_index(const struct request *r, const struct token *token, struct reply *reply, unsigned *has)
 {
+    const struct rkey *key;
     uint32_t index;
 
-    if (!token_u32(token, &index))
+    if (!token_u32(token, &index) || (key = request_open_key(r, index)) == NULL)
         return false;
-    for (uint32_t i = r->cursor; i != RKEY_END; i = r->keys[i].next) {
-        if (i != index)
-            continue;
-        reply->key = r->keys[i].p;
-        reply->key_len = r->keys[i].len;
-        *has |= HAS_KEY;
-        return true;
-    }
-    return false;
+    reply->key = key->p;
+    reply->key_len = key->len;
+    *has |= HAS_KEY;
+    return true;
 }
 
 /* One flag of a reply. False: it is not what was asked for. */
@@ -687,6 +683,8 @@ static enum parse_status parse_number(uint64_t size, const uint8_t *p, size_t n,
     const uint8_t *value = p + reply->consumed;
     uint64_t number;
 
+    if (reply->consumed > REPLY_LINE_MAX)
+        return text_bad_reply(reply, "a line that is too long");
     if (size == 0 || size > U64_DIGITS)
         return text_bad_reply(reply, "a number of a bad length");
     if (n - reply->consumed < size + 2)

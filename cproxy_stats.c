@@ -177,7 +177,7 @@ static void tell_settings(struct writer *w)
 
 static void tell_behaviors(struct writer *w, const struct pool *pool)
 {
-    char value[64];
+    char value[SETTING_TEXT_MAX + 1];
 
     for (const struct setting *row = settings_table; row->name != NULL; row++)
         line(w, "%u:%s:behavior:%s %s", pool->port, pool->name, row->name,

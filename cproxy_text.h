@@ -11,10 +11,8 @@
 #include "codec.h"
 
 enum {
-    TOKENS_MAX = 24,                /* words of a command that is no retrieval */
-    LINE_MAX_OTHERS = 2048,         /* bytes of a line that is no retrieval, so far without an end */
-    REPLY_LINE_MAX = 8192,          /* bytes of a line of a reply */
-    VALUE_MAX = 1024 * 1024 * 1024, /* bytes of a value: memcached's own limit of -I */
+    TOKENS_MAX = 24,        /* words of a command that is no retrieval */
+    LINE_MAX_OTHERS = 2048, /* bytes of a line that is no retrieval, so far without an end */
 };
 
 #define BAD_FORMAT "CLIENT_ERROR bad command line format"

@@ -35,6 +35,8 @@ struct totals {
     uint64_t bytes_written;
     uint64_t yields;
     uint64_t idle_kicks;
+    uint64_t auths;
+    uint64_t auth_errors;
     uint64_t meta;
     uint64_t connections;
     uint64_t rejected;
@@ -107,6 +109,8 @@ static struct totals gather(void)
             t.bytes_written += counter_get(&c->tot_upstream_written);
             t.yields += counter_get(&c->tot_upstream_yields);
             t.idle_kicks += counter_get(&c->tot_upstream_idle_kicks);
+            t.auths += counter_get(&c->tot_upstream_auth);
+            t.auth_errors += counter_get(&c->tot_upstream_auth_failed);
             t.meta += counter_get(&c->regular[OP_META_DEBUG].seen);
         }
     return t;
@@ -122,6 +126,8 @@ static struct totals since_reset(void)
     t.bytes_written -= stats.base.bytes_written;
     t.yields -= stats.base.yields;
     t.idle_kicks -= stats.base.idle_kicks;
+    t.auths -= stats.base.auths;
+    t.auth_errors -= stats.base.auth_errors;
     t.meta -= stats.base.meta;
     t.connections -= stats.base.connections;
     t.rejected -= stats.base.rejected;
@@ -169,7 +175,9 @@ static void tell_general(struct request *r)
     tell_number(r, "rejected_connections", t.rejected);
     tell_number(r, "connection_structures", l.curr_connections);
     tell_zeros(r, "response_obj_oom response_obj_count response_obj_bytes read_buf_count read_buf_bytes "
-                  "read_buf_bytes_free read_buf_oom auth_cmds auth_errors");
+                  "read_buf_bytes_free read_buf_oom");
+    tell_number(r, "auth_cmds", t.auths);
+    tell_number(r, "auth_errors", t.auth_errors);
     if (stats.options->idle_timeout_s > 0)
         tell_number(r, "idle_kicks", t.idle_kicks);
     tell_number(r, "cmd_meta", t.meta); /* as memcached, me alone */
@@ -209,8 +217,8 @@ static void tell_settings(struct request *r)
     tell_number(r, "tcp_backlog", o->backlog);
     tell(r, "binding_protocol %s",
          o->binding == OPTIONS_BINDING_AUTO ? "auto-negotiate" : options_binding_names[o->binding]);
-    tell(r, "auth_enabled_sasl no");
-    tell(r, "auth_enabled_ascii no");
+    tell(r, "auth_enabled_sasl %s", yes(o->sasl));
+    tell(r, "auth_enabled_ascii %s", o->auth_file != NULL ? o->auth_file : "no");
     tell(r, "maxconns_fast %s", yes(o->maxconns_fast));
     tell(r, "lru_crawler %s", yes(crawler.enabled));
     tell(r, "flush_enabled %s", yes(!o->no_flush));

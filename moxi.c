@@ -7,7 +7,7 @@
  * a client can connect and before the process goes into the background.
  *
  * SIGTERM and SIGINT: stop accepting, answer what is in flight (DRAIN_MS at the longest), exit 0; a second one ends
- * it at once. SIGHUP: open the log file again.
+ * it at once. SIGHUP: open the log file again, and read the users.
  */
 #include <errno.h>
 #include <grp.h>
@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "agent_config.h"
+#include "auth.h"
 #include "cache.h"
 #include "crawler.h"
 #include "cproxy_stats.h"
@@ -48,7 +49,8 @@ struct process {
     struct cproxy_serving serving;
     struct event_base *base;
     struct event *signals[3];
-    struct cache *cache; /* NULL: no server is local */
+    struct auth *users[2]; /* of -Y, and of MEMCACHED_SASL_PWDB; NULL: there are none */
+    struct cache *cache;   /* NULL: no server is local */
     struct worker **workers;
     uint32_t num_workers; /* that were created */
     bool has_pidfile;
@@ -124,6 +126,33 @@ static void load_config(struct process *p)
                  o->cache_option);
         die(EX_USAGE, error);
     }
+}
+
+static struct auth *load_users(const char *path, enum auth_format format)
+{
+    char error[1024], text[1024 + 32];
+    struct auth *users = auth_create(path, format, error, sizeof(error));
+
+    if (users != NULL)
+        return users;
+    snprintf(text, sizeof(text), "users: %s", error);
+    die(EX_USAGE, text);
+}
+
+/* Who may be served. */
+static void load_auth(struct process *p)
+{
+    const struct options *o = &p->options;
+    const char *database = getenv("MEMCACHED_SASL_PWDB");
+
+    if (o->auth_file != NULL)
+        p->users[0] = load_users(o->auth_file, AUTH_FORMAT_LINE);
+    if (!o->sasl)
+        return;
+    if (database != NULL)
+        p->users[1] = load_users(database, AUTH_FORMAT_COLON);
+    else if (o->auth_file == NULL)
+        die(EX_USAGE, "-S: no users: set MEMCACHED_SASL_PWDB to the name of a file of lines user:password, or give -Y");
 }
 
 /* Descriptors for all clients and servers. When the system does not allow so many, moxi serves with what there is. */
@@ -273,6 +302,15 @@ static void stop(struct process *p)
     event_base_loopbreak(p->base);
 }
 
+static void reload_auth(struct process *p)
+{
+    char error[1024];
+
+    for (size_t i = 0; i < ARRAY_LEN(p->users); i++)
+        if (p->users[i] != NULL && !auth_reload(p->users[i], error, sizeof(error)))
+            log_warning("users: %s; they stay as they were", error);
+}
+
 static void on_signal(evutil_socket_t signal, short what, void *arg)
 {
     struct process *p = arg;
@@ -280,6 +318,7 @@ static void on_signal(evutil_socket_t signal, short what, void *arg)
     (void)what;
     if (signal == SIGHUP) {
         log_reopen();
+        reload_auth(p);
         return;
     }
     log_info("stopping, by signal %d", (int)signal);
@@ -359,6 +398,10 @@ static void set_serving(struct process *p)
         .may_flush = !o->no_flush,
         .may_watch = !o->no_watch,
         .binding = (enum binding)o->binding,
+        .text_users = p->users[0],
+        .binary_users = !o->sasl              ? NULL
+                        : p->users[1] != NULL ? p->users[1]
+                                              : p->users[0],
         .local = {.may_dump = !o->no_dump, .has_cas = !o->no_cas, .evicts = !o->no_evict, .item_max = o->item_size},
     };
 }
@@ -404,6 +447,8 @@ static void tear_down(struct process *p, struct work_queue *names)
     stats_teardown();
     listener_teardown();
     udp_teardown();
+    for (size_t i = 0; i < ARRAY_LEN(p->users); i++)
+        auth_destroy(p->users[i]);
     config_unref(p->config);
     if (p->has_pidfile && unlink(p->options.pidfile) != 0)
         log_warning("cannot remove the pid file %s: %s", p->options.pidfile, strerror(errno));
@@ -439,6 +484,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     read_options(&process, argc, argv);
     load_config(&process);
+    load_auth(&process);
     prepare(&process);
     serve(&process);
     return 0;

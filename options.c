@@ -114,6 +114,14 @@ static const struct option_row rows[] = {
     {'B', "protocol", "PROTOCOL", OPTION_BINDING, FIELD(binding), OPTIONS_BINDING_AUTO, 0, 0,
      "what clients speak: ascii (with the meta commands), binary, or auto, the default: whichever a client begins "
      "with"},
+    {'S', "enable-sasl", NULL, OPTION_FLAG, FIELD(sasl), 0, 0, 0,
+     "have clients of the binary protocol say who they are, by SASL PLAIN: users are those of the file that "
+     "MEMCACHED_SASL_PWDB names, of lines user:password, else of -Y; without -Y, text is not spoken"},
+    {'Y', "auth-file", "FILE", OPTION_STRING, FIELD(auth_file), 0, 0, 0,
+     "have clients of text say who they are: their first command is a set whose value is a user, a blank and a "
+     "password, "
+     "of the lines user:password in this file, which SIGHUP has read again; without -S, the binary protocol is not "
+     "spoken"},
     {'d', "daemon", NULL, OPTION_FLAG, FIELD(daemon), 0, 0, 0, "run in the background"},
     {'P', "pidfile", "FILE", OPTION_STRING, FIELD(pidfile), 0, 0, 0,
      "write the process id to this file, and remove it at the end"},
@@ -418,9 +426,14 @@ static bool is_single(const struct option_row *row)
            row->type == OPTION_BINDING;
 }
 
+static uint64_t bit_of(const struct option_row *row)
+{
+    return UINT64_C(1) << (row - rows);
+}
+
 static bool apply_option(struct parse *parse, const struct option_row *row, const char *argument)
 {
-    const uint64_t bit = UINT64_C(1) << (row - rows);
+    const uint64_t bit = bit_of(row);
     char *field = (char *)parse->options + row->offset;
 
     if (is_single(row) && (parse->given & bit) != 0)
@@ -501,7 +514,6 @@ static const char *why_not(int letter)
     } reasons[] = {
         {"fnL", "memory is not divided into slabs here, so there are none to be shaped"},
         {"e", "the cache inside does not outlive the process"},
-        {"SY", "clients are not asked who they are"},
         {"N", "clients are spread over the workers in turn"},
     };
 
@@ -545,6 +557,29 @@ static void be_memcached(struct parse *parse)
         options->port = options->udp_port != 0 ? options->udp_port : MEMCACHED_PORT;
 }
 
+/* Who has to say who they are speaks what they can say it in. */
+static bool check_auth(struct parse *parse)
+{
+    struct options *o = parse->options;
+    bool text = o->auth_file != NULL, binary = o->sasl;
+
+    if (!text && !binary)
+        return true;
+    if (o->udp_port != 0)
+        return fail(parse, "-U: who sends datagrams cannot say who they are, as -%c wants it", text ? 'Y' : 'S');
+    if (!binary && o->binding == OPTIONS_BINDING_BINARY)
+        return fail(parse, "-B binary: clients of the binary protocol say who they are by SASL; -Y alone is for text");
+    if (!text && o->binding == OPTIONS_BINDING_ASCII)
+        return fail(parse, "-B ascii: clients of text say who they are with -Y; -S alone is for the binary protocol");
+    if (text == binary || o->binding != OPTIONS_BINDING_AUTO)
+        return true;
+    if (parse->given & bit_of(find_row('B')))
+        return fail(parse, "-B auto: clients of %s could not say who they are, without -%c",
+                    text ? "the binary protocol" : "text", text ? 'S' : 'Y');
+    o->binding = text ? OPTIONS_BINDING_ASCII : OPTIONS_BINDING_BINARY;
+    return true;
+}
+
 /* What must be true of the whole. */
 static bool check_options(struct parse *parse, int argc, char **argv)
 {
@@ -552,6 +587,8 @@ static bool check_options(struct parse *parse, int argc, char **argv)
         return fail(parse, "%s: unexpected argument", argv[optind]);
     if (parse->options->item_size > (uint64_t)parse->options->memory_mb << 19)
         return fail(parse, "-I: an item may have half of the memory of -m at the most");
+    if (!check_auth(parse))
+        return false;
     if (parse->options->cluster == NULL)
         be_memcached(parse);
     return true;

@@ -24,12 +24,12 @@ struct listen_address {
     uint16_t port; /* when has_port; otherwise the pools' ports */
 };
 
-/* Strings that are not owned point into argv. */
 /* What clients may speak, and how -B has it. */
 enum options_binding { OPTIONS_BINDING_AUTO, OPTIONS_BINDING_ASCII, OPTIONS_BINDING_BINARY, OPTIONS_BINDINGS };
 
 extern const char *const options_binding_names[OPTIONS_BINDINGS];
 
+/* Strings that are not owned point into argv. */
 struct options {
     /* what is served */
     const char *cluster;  /* -z; "local" without it; not NULL after OPTIONS_SERVE */
@@ -52,6 +52,8 @@ struct options {
     uint32_t reqs_per_event; /* -R: requests of a client in a turn before others have theirs */
     bool may_shutdown;       /* -A */
     bool no_flush;           /* -F */
+    bool sasl;               /* -S: clients of the binary protocol have to say who they are */
+    const char *auth_file;   /* -Y: and those of text, with users from this file; or NULL */
     bool maxconns_fast;      /* -o: who comes when there are conn_limit is told so, and hung up on */
     uint32_t idle_timeout_s; /* -o: 0 is none */
     bool no_crawler;         /* -o */

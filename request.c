@@ -38,6 +38,9 @@ const struct op_info op_table[OP_COUNT] = {
     [OP_CRAWLER] = {"lru_crawler", OPF_LOCAL},
     [OP_MEMLIMIT] = {"cache_memlimit", OPF_LOCAL},
     [OP_WATCH] = {"watch", OPF_LOCAL},
+    [OP_AUTH] = {"auth", OPF_BODY},
+    [OP_SASL_LIST] = {"sasl_list", 0},
+    [OP_SASL_STEP] = {"sasl_step", OPF_BODY},
     [OP_QUIT] = {"quit", 0},
     [OP_REFUSED] = {"error", 0},
 };
@@ -112,6 +115,21 @@ void request_release(struct request_pool *pool, struct bufpool *bufs, struct req
     r->next = pool->free;
     pool->free = r;
     pool->num_free++;
+}
+
+const struct rkey *request_open_key(const struct request *r, uint32_t index)
+{
+    for (uint32_t i = r->cursor; i != RKEY_END; i = r->keys[i].next)
+        if (i == index)
+            return &r->keys[i];
+    return NULL;
+}
+
+void request_copy_value(const struct request *r, uint8_t *dst)
+{
+    if (r->inl_value_len > 0)
+        memcpy(dst, request_inline_value(r), r->inl_value_len);
+    spanq_peek_tail(&r->value, dst + r->inl_value_len, r->value.bytes);
 }
 
 void request_set_key(struct request *r, const uint8_t *key, size_t len)

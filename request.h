@@ -19,6 +19,7 @@
 #include "buf.h"
 #include "util.h"
 
+enum { AUTH_VALUE_MAX = 2 + 2 * 255 }; /* bytes of the value of OP_AUTH that are looked at */
 enum { KEY_MAX = 250 }; /* protocol.txt: "Currently the length limit of a key is set at 250 characters" */
 
 /*
@@ -54,6 +55,9 @@ enum opcode {
     OP_CRAWLER,  /* lru_crawler … */
     OP_MEMLIMIT, /* cache_memlimit */
     OP_WATCH,
+    OP_AUTH,      /* its value is what SASL PLAIN sends: NUL, user, NUL, password */
+    OP_SASL_LIST, /* of mechanisms */
+    OP_SASL_STEP,
     OP_QUIT,
     OP_REFUSED, /* not a command, or not one that moxi takes: the reply is an error */
     OP_COUNT,
@@ -80,6 +84,11 @@ extern const struct op_info op_table[OP_COUNT];
 static inline unsigned op_flags(enum opcode op)
 {
     return op_table[op].flags;
+}
+
+static inline bool op_is_auth(unsigned op)
+{
+    return op >= OP_AUTH && op <= OP_SASL_STEP;
 }
 
 static inline bool op_is_meta(unsigned op)
@@ -144,9 +153,9 @@ enum result {
     RESULT_NUMBER, /* incr, decr, a meta arithmetic: it is in `number` */
     RESULT_FOUND,  /* a meta get of no value; and a meta debug, which has its text */
     RESULT_OK,
-    RESULT_RESET,   /* stats reset */
-    RESULT_VERSION, /* the text is the version */
-    RESULT_ERROR,   /* an error reply of the server: the text is the line */
+    RESULT_RESET, /* stats reset */
+    RESULT_TOLD,  /* a version, or mechanisms of SASL: the message */
+    RESULT_ERROR, /* an error reply of the server: the text is the line */
     /* below, moxi speaks for a server that did not answer */
     RESULT_WRITE_FAILED, /* was never sent */
     RESULT_CLOSED,       /* the connection was lost before the reply was there */
@@ -194,7 +203,7 @@ struct hit {
 /* The end of a reply. */
 struct outcome {
     enum result result;
-    const char *message; /* VERSION, REFUSED: what to say; moxi's other errors: the server's name. NULL: nothing */
+    const char *message; /* TOLD, REFUSED: what to say; moxi's other errors: the server's name. NULL: nothing */
     /*
      * As the server wrote it, with its end, if it speaks the client's protocol; NULL: nothing. RESULT_ERROR: the line
      * of the protocols in text, whatever is spoken.
@@ -297,7 +306,7 @@ struct request {
     uint64_t wait_us;     /* when it began to wait for a slot */
     uint64_t deadline_us; /* when it is answered for the server; 0: never */
     size_t charge;        /* bytes that it counts for in its client's bound on what is in flight */
-    uint64_t sent_at;     /* the connection's count of bytes composed before it */
+    uint64_t sent_at;     /* the connection's count of bytes composed before it; set before it is composed */
 
     /* what is held of the reply until it is its turn */
     struct spanq held;
@@ -344,8 +353,14 @@ static inline size_t request_value_len(const struct request *r)
     return r->inl_value_len + r->value.bytes;
 }
 
+/* Copies its value, all request_value_len bytes of it, to dst. */
+void request_copy_value(const struct request *r, uint8_t *dst);
+
 /* Copies a single key into the request. len is at most KEY_MAX. */
 void request_set_key(struct request *r, const uint8_t *key, size_t len);
+
+/* The key of that index, if it is one of the request's that is not answered for yet; NULL: it is not. */
+const struct rkey *request_open_key(const struct request *r, uint32_t index);
 
 /* Whether its client wants no reply, or none that it expects. */
 static inline bool request_is_quiet(const struct request *r)

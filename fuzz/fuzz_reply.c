@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fuzz_reply - what a server may send, to the parsers of replies in text: to classic and to meta commands.
+ * fuzz_reply - what a server may send, to the parsers of replies: to classic and to meta commands, and in the binary
+ * protocol.
  *
- *   input:  the opcode | 2 bytes, where the stream is cut | 1 bit, classic or meta; 1 bit, a meta command's flags; the
- *           number of keys | length, key ... | the stream
+ *   input:  the opcode | 2 bytes, where the stream is cut | 1 bit, classic or meta; 1 bit, a meta command's flags;
+ *           1 bit, the binary protocol; the number of keys | length, key ... | the stream
  *
  * The stream is parsed as the replies to one request after the other, all alike, values skipped, as a server's
  * connection does it: once as one read would bring it and once as two would, cut where the input says. Both must find
@@ -18,6 +19,7 @@ enum {
     HEAD_BYTES = 4,
     KEYS_MOST = 4,
     LINE_LIMIT = 8192, /* from here on a line without an end may be refused, so where it was cut matters */
+    PACKET_LIMIT = 24 + REPLY_LINE_MAX, /* of the binary protocol, what is waited for at the most */
 };
 
 /* A server's connection: what is between two reads, and the fingerprints of the pieces so far. */
@@ -37,23 +39,43 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct bufpool bufs;
 
-static void judge_hit(const struct request *r, const struct reply *reply, const uint8_t *p)
+static bool is_binary(const struct codec *codec)
+{
+    return codec == &codec_binary_server;
+}
+
+/* Whether it is the request's own key, as which it is found by its index. */
+static bool is_own_key(const struct request *r, const struct reply *reply)
+{
+    for (uint32_t i = 0; i < r->num_keys; i++)
+        if (reply->key == r->keys[i].p && reply->key_len == r->keys[i].len)
+            return true;
+    return false;
+}
+
+static void judge_hit(const struct request *r, const struct codec *codec, const struct reply *reply, const uint8_t *p)
 {
     const struct hit *hit = &reply->hit;
 
     must(op_flags((enum opcode)r->op) & OPF_VALUES, "only a retrieval has hits");
     must(hit->head == p && hit->head_len == reply->consumed, "the head is all that was taken");
-    if (reply->key != NULL) {
+    if (reply->key != NULL && !is_own_key(r, reply)) {
+        must(codec == &codec_ascii, "only a VALUE has a key that is not known");
         must(reply->key_len > 0 && inside(reply->key, reply->key_len, p, reply->consumed), "the key lies in the head");
         must(memchr(reply->key, ' ', reply->key_len) == NULL, "the key is a word");
     }
     must(reply->key != NULL || r->num_keys == 1, "a key may be left out if there is one");
-    must(hit->tail_len == 2 && hit->value_len <= SIZE_MAX - 2, "the value has a tail");
+    must(hit->tail_len == (is_binary(codec) ? 0 : 2) && hit->value_len <= VALUE_MAX, "the value has a tail, or none");
 }
 
-static void judge_stat(const struct request *r, const struct reply *reply, const uint8_t *p)
+static void judge_stat(const struct request *r, const struct codec *codec, const struct reply *reply, const uint8_t *p)
 {
     must(r->op == OP_STATS, "only stats has such lines");
+    if (is_binary(codec)) {
+        must(inside(reply->line, reply->line_len, reply->made, sizeof(reply->made)), "the line was made");
+        must(memchr(reply->line, '\n', reply->line_len) == NULL, "and is one line");
+        return;
+    }
     must(reply->line == p && reply->line_len + 2 == reply->consumed, "the line is all that was taken but its end");
     must(memchr(reply->line, '\n', reply->line_len) == NULL, "the line is one line");
 }
@@ -66,7 +88,8 @@ static bool is_arith(enum opcode op)
 /* Whether a request may end in that. */
 static bool may_end(enum opcode op, enum result result)
 {
-    unsigned flags = op_flags(op);
+    /* In text it is a set. */
+    unsigned flags = op_flags(op) | (op == OP_AUTH ? OPF_STORES : 0u);
 
     switch (result) {
     case RESULT_ERROR:
@@ -99,6 +122,18 @@ static bool may_end(enum opcode op, enum result result)
     }
 }
 
+/* An error of the binary protocol, as a line of text. */
+static void judge_made(const struct reply *reply)
+{
+    const struct outcome *outcome = &reply->outcome;
+
+    must((outcome->result == RESULT_ERROR) == (outcome->text != NULL), "an error is told in text, and nothing else");
+    if (outcome->text == NULL)
+        return;
+    must(inside(outcome->text, outcome->text_len, reply->made, sizeof(reply->made)), "it was made");
+    must(memchr(outcome->text, '\n', outcome->text_len) == outcome->text + outcome->text_len - 1, "it is one line");
+}
+
 static void judge_done(const struct request *r, const struct codec *codec, const struct reply *reply, const uint8_t *p)
 {
     const struct outcome *outcome = &reply->outcome;
@@ -106,6 +141,10 @@ static void judge_done(const struct request *r, const struct codec *codec, const
     uint8_t *bytes;
 
     must(may_end((enum opcode)r->op, outcome->result), "a reply is one that the request allows");
+    if (is_binary(codec)) {
+        judge_made(reply);
+        return;
+    }
     must(outcome->text == p && outcome->text_len == reply->consumed, "the text is all that was taken");
     must(!reply->suspicious || (op_flags((enum opcode)r->op) & OPF_BODY), "only a value can be taken for commands");
     /* One who speaks another protocol gets it as that has it. */
@@ -141,7 +180,7 @@ static void refuse(struct stream *s, const struct reply *reply, const uint8_t *p
 {
     must(reply->why != NULL && reply->why[0] != '\0', "a bad reply has a reason");
     s->ended = true;
-    s->cut_line = memchr(p, '\n', n) == NULL;
+    s->cut_line = !is_binary(s->codec) && memchr(p, '\n', n) == NULL;
     must(!s->cut_line || n >= LINE_LIMIT, "only a long line is refused before its end");
     s->found[s->num_found++] = mix(0, reply->why, strlen(reply->why));
 }
@@ -149,8 +188,10 @@ static void refuse(struct stream *s, const struct reply *reply, const uint8_t *p
 /* One piece at p, of n bytes that are there. Returns how many of them it took; 0: it is not whole, or bad. */
 static size_t take_piece(struct stream *s, const uint8_t *p, size_t n, size_t seen)
 {
-    /* A number that is a value. */
+    bool binary = is_binary(s->codec);
+    /* A number that is a value, and what is waited for of it. */
     bool two_lines = s->codec == &codec_meta && is_arith((enum opcode)s->request->op);
+    size_t limit = LINE_LIMIT + (two_lines ? U64_DIGITS + 2 : 0);
     struct reply reply;
     enum parse_status status;
 
@@ -163,18 +204,18 @@ static size_t take_piece(struct stream *s, const uint8_t *p, size_t n, size_t se
         return 0;
     }
     if (status == PARSE_MORE) {
-        must((two_lines || memchr(p, '\n', n) == NULL) && n < LINE_LIMIT,
+        must(binary ? n < PACKET_LIMIT : (two_lines || memchr(p, '\n', n) == NULL) && n < limit,
              "a line with an end, or a long one, is not waited for");
         return 0;
     }
     must(reply.consumed > 0 && reply.consumed <= n, "a piece is not longer than its bytes");
-    must(two_lines || memchr(p, '\n', reply.consumed) == p + reply.consumed - 1, "a piece is one line");
+    must(binary || two_lines || memchr(p, '\n', reply.consumed) == p + reply.consumed - 1, "a piece is one line");
     if (reply.kind == REPLY_HIT) {
-        judge_hit(s->request, &reply, p);
+        judge_hit(s->request, s->codec, &reply, p);
         s->body_left = reply.hit.value_len + reply.hit.tail_len;
-        must(!reply.is_last || s->codec == &codec_meta, "only a meta get ends in its value");
+        must(!reply.is_last || s->codec != &codec_ascii, "a get ends behind its values");
     } else if (reply.kind == REPLY_STAT) {
-        judge_stat(s->request, &reply, p);
+        judge_stat(s->request, s->codec, &reply, p);
     } else {
         must(reply.kind == REPLY_DONE, "a piece is one of three");
         judge_done(s->request, s->codec, &reply, p);
@@ -289,6 +330,12 @@ static bool may_ask(const struct request *r, const struct codec *codec)
 {
     unsigned flags = op_flags((enum opcode)r->op);
 
+    if (is_binary(codec)) {
+        bool fits = flags & OPF_VALUES ? r->num_keys > 0 : flags & OPF_KEY ? r->num_keys == 1 : r->num_keys == 0;
+
+        return fits && ((flags & (OPF_KEY | OPF_EVERYONE)) || r->op == OP_META_NOOP || r->op == OP_AUTH) &&
+               codec->lacks(r) == NULL;
+    }
     if (codec == &codec_meta)
         return ((flags & OPF_KEY) && (r->num_keys == 1 || (r->num_keys > 1 && (flags & OPF_VALUES)))) ||
                r->op == OP_META_NOOP;
@@ -311,9 +358,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     r.op = data[0] % OP_REFUSED;
     n = size - HEAD_BYTES;
     at = (size_t)data[1] << 8 | data[2];
-    codec = data[3] & 0x80 ? &codec_meta : &codec_ascii;
+    codec = data[3] & 0x20 ? &codec_binary_server : data[3] & 0x80 ? &codec_meta : &codec_ascii;
     set_meta(&r, data[3] & 0x40);
-    data = set_keys(&r, keys, op_is_meta(r.op) ? 1 : (data[3] & 0x3f) % (KEYS_MOST + 1u), data + HEAD_BYTES, &n);
+    data = set_keys(&r, keys, op_is_meta(r.op) ? 1 : (data[3] & 0x1f) % (KEYS_MOST + 1u), data + HEAD_BYTES, &n);
     if (!may_ask(&r, codec))
         return 0;
     at %= n + 1;

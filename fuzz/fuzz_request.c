@@ -8,7 +8,7 @@
  * The stream is parsed command after command, values skipped, as a client's connection does it, whose first byte tells
  * the binary protocol from text: once as one read would bring it and once as two would, cut where the first bytes say.
  * Both must find the same commands; what is found must lie inside the input; and a command that is good must come out
- * the same when it is composed and parsed again, one of the binary protocol as text. Each piece is handed over in an
+ * the same when it is composed and parsed again, as text and in the binary protocol. Each piece is handed over in an
  * allocation of its own size, so that AddressSanitizer sees a look beyond its end.
  */
 #include "codec.h"
@@ -92,7 +92,8 @@ static bool has_argument(enum opcode op)
 /* Whether it is for moxi itself, and so never composed. */
 static bool stays_here(enum opcode op)
 {
-    return op == OP_VERBOSITY || op == OP_SHUTDOWN || op == OP_META_NOOP || (op_flags(op) & OPF_LOCAL);
+    return op == OP_VERBOSITY || op == OP_SHUTDOWN || op == OP_META_NOOP || op_is_auth(op) ||
+           (op_flags(op) & OPF_LOCAL);
 }
 
 /* A command that was found good in [p, p + n). */
@@ -191,6 +192,49 @@ static void set_request(struct request *r, const struct codec *codec, const stru
     }
 }
 
+/* One packet of n bytes or more at p, for the request or one of its keys, with that value. Its length. */
+static size_t judge_packet(const struct request *r, const struct rkey *key, const uint8_t *value, size_t value_len,
+                           const uint8_t *p, size_t n)
+{
+    unsigned flags = op_flags((enum opcode)r->op);
+    struct command cmd;
+
+    must(codec_binary.parse_request(p, n, 0, &keys, &cmd) == PARSE_OK, "a packet that was composed is good");
+    must(key == NULL ? cmd.key_len == 0 : cmd.key_len == key->len && memcmp(cmd.key, key->p, key->len) == 0,
+         "of the same key");
+    must(cmd.body_len == value_len && cmd.consumed + value_len <= n, "with a value as long");
+    must(value_len == 0 || memcmp(p + cmd.consumed, value, value_len) == 0, "and the same");
+    must(!(cmd.terms.bits & TERM_QUIET) || r->num_keys > 1, "and a reply, unless a noop follows");
+    if ((flags & OPF_BODY) && cmd.terms.mode != OP_APPEND && cmd.terms.mode != OP_PREPEND)
+        must(cmd.flags == r->flags, "the same flags");
+    if (cmd.op == OP_META_ARITH)
+        must(cmd.number == r->number, "the same number");
+    return cmd.consumed + value_len;
+}
+
+/* Composes a request for a server in the binary protocol, and parses what comes of it. */
+static void go_binary(const struct request *r, const uint8_t *value, size_t value_len)
+{
+    struct spanq out;
+    uint8_t *bytes;
+    size_t n, pos = 0;
+
+    if (codec_binary_server.lacks(r) != NULL || r->op == OP_STATS)
+        return;
+    spanq_init(&out);
+    must(codec_binary_server.compose_request(r, &bufs, &out), "there is memory");
+    n = out.bytes;
+    bytes = need(n);
+    spanq_peek_tail(&out, bytes, n);
+    for (uint32_t i = 0; i < r->num_keys; i++)
+        pos += judge_packet(r, &r->keys[i], value, value_len, bytes + pos, n - pos);
+    if (r->num_keys != 1)
+        pos += judge_packet(r, NULL, NULL, 0, bytes + pos, n - pos);
+    must(pos == n, "and nothing else");
+    free(bytes);
+    spanq_clear(&out, &bufs);
+}
+
 /* Composes a good command as text, of whose value `left` bytes are there, and parses what comes of it. */
 static void go_round(const struct codec *client, const struct command *cmd, const uint8_t *value, size_t left)
 {
@@ -208,6 +252,7 @@ static void go_round(const struct codec *client, const struct command *cmd, cons
     codec = op_is_meta(cmd->op) ? &codec_meta : &codec_ascii;
     before = fingerprint(&expected);
     set_request(&r, client, cmd, value, value_len);
+    go_binary(&r, value, value_len);
     if (client != codec && codec->lacks(&r) != NULL) {
         spanq_clear(&r.value, &bufs);
         return;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * check_codec_binary - tests of the binary protocol's codec that need no socket: requests cut anywhere and bent at
- * random are found bad, unfinished or good, and nothing is looked at that is not there. The replies are
- * t/test_binary.py's.
+ * random are found bad, unfinished or good, and nothing is looked at that is not there; and requests to servers when
+ * memory runs out. The replies are t/test_binary.py's.
  */
 #include "codec_tests.h"
 
@@ -110,6 +110,31 @@ static void check_noise(void)
     check(true, "%d bent requests", ROUNDS);
 }
 
+/* With ever more allocations allowed, a request to a server is composed as a whole or not at all. */
+static void check_no_memory(void)
+{
+    struct rkey two[] = {{(const uint8_t *)"a", 1, 1}, {(const uint8_t *)"b", 1, RKEY_END}};
+    struct request *r = blank(OP_GET, "k");
+    size_t allowed = 0;
+    bool composed;
+
+    r->keys = two;
+    r->num_keys = 2;
+    do {
+        struct spanq out;
+
+        spanq_init(&out);
+        mallocs_left = allowed++;
+        composed = codec_binary_server.compose_request(r, &bufs, &out);
+        mallocs_left = SIZE_MAX;
+        check(!composed || out.bytes == 2 * (24 + 1) + 24, "%zu allocations: all of it or nothing", allowed - 1);
+        spanq_clear(&out, &bufs);
+        bufpool_teardown(&bufs);
+        bufpool_setup(&bufs);
+    } while (!composed && allowed < 10);
+    check(composed && allowed > 1, "it needs memory, and not much");
+}
+
 int main(void)
 {
     struct packet get = packet(0x00, "", 0, "key", ""), set = packet(0x11, "12345678", 8, "key", "value");
@@ -127,5 +152,6 @@ int main(void)
     check(parse(get.bytes, 1, &cmd) == PARSE_BAD && cmd.hangup && cmd.error == NULL, "text is none of it");
     check_fields();
     check_noise();
+    check_no_memory();
     return tap_end();
 }

@@ -18,7 +18,7 @@ static const char *const result_names[] = {
     [RESULT_NONE] = "none",       [RESULT_END] = "end",         [RESULT_STORED] = "stored",
     [RESULT_NOT_STORED] = "not",  [RESULT_EXISTS] = "exists",   [RESULT_NOT_FOUND] = "found not",
     [RESULT_DELETED] = "deleted", [RESULT_TOUCHED] = "touched", [RESULT_NUMBER] = "number",
-    [RESULT_OK] = "ok",           [RESULT_RESET] = "reset",     [RESULT_VERSION] = "version",
+    [RESULT_OK] = "ok",           [RESULT_RESET] = "reset",     [RESULT_TOLD] = "version",
     [RESULT_ERROR] = "error",
 };
 
@@ -302,7 +302,7 @@ static void check_outcomes(void)
         {RESULT_TOUCHED, NULL, "TOUCHED\r\n"},
         {RESULT_OK, NULL, "OK\r\n"},
         {RESULT_RESET, NULL, "RESET\r\n"},
-        {RESULT_VERSION, "1.6.0 moxi", "VERSION 1.6.0 moxi\r\n"},
+        {RESULT_TOLD, "1.6.0 moxi", "VERSION 1.6.0 moxi\r\n"},
         {RESULT_WRITE_FAILED, "h:1", "SERVER_ERROR proxy write to downstream h:1\r\n"},
         {RESULT_CLOSED, "h:1", "SERVER_ERROR proxy downstream closed h:1\r\n"},
         {RESULT_TIMEOUT, "[::1]:2", "SERVER_ERROR proxy downstream timeout [::1]:2\r\n"},

@@ -95,7 +95,7 @@ static void check_settings_refused(void)
         {"front_cache_lifespan=100", "front_cache_lifespan: not supported by this version"},
         {"key_stats_max=1", "not supported by this version"},
         {"optimize_set=a", "not supported by this version"},
-        {"usr=a", "not supported by this version"},
+        {"bucket=a", "not supported by this version"},
         {"cycle=200", "not supported by this version"},
         {"downstream_conn_queue_timeout=200", "not supported by this version"},
         {"port_listen=11211", "not supported by this version"},
@@ -129,7 +129,7 @@ static void check_settings_refused(void)
         {"downstream_conn_max=0", "downstream_conn_max=0: expected 1 to 64"},
         {"downstream_conn_max=65", "expected 1 to 64"},
         {"weight=0", "weight=0: expected 1 to"},
-        {"protocol=binary", "protocol=binary: expected auto, ascii or meta"},
+        {"protocol=udp", "protocol=udp: expected auto, ascii, meta or binary"},
         {"distribution=random", "distribution=random: expected ketama-weighted, ketama or modula"},
         {"distribution=", "distribution=: expected"},
         {"distribution=ket", "expected"},
@@ -171,6 +171,36 @@ static void check_missing_hashes(void)
     }
 }
 
+/* A text of up to 255 bytes, shown unless it is a secret. */
+static void check_text_row(const struct setting *row)
+{
+    char text[300], shown[256];
+    struct settings s;
+
+    settings_init(&s);
+    check(setting_format(row, &s, shown, sizeof(shown))[0] == '\0', "%s is empty", row->name);
+    snprintf(text, sizeof(text), "%s=%0255d", row->name, 7);
+    check(settings_parse(&s, text, error, sizeof(error)) && strlen((char *)&s + row->offset) == SETTING_TEXT_MAX,
+          "%s takes a long text", row->name);
+    setting_format(row, &s, shown, sizeof(shown));
+    check((strcmp(shown, text + strlen(row->name) + 1) == 0) == (row->type == SETTING_TEXT), "%s is %s", row->name,
+          shown);
+    snprintf(text, sizeof(text), "%s=%0256d", row->name, 7);
+    check(!settings_parse(&s, text, error, sizeof(error)) && strstr(error, " of up to 255 bytes") != NULL &&
+              strchr(error, '7') == NULL,
+          "and no longer one: %s", error);
+    snprintf(text, sizeof(text), "%s=\nhash=md5", row->name);
+    check(!settings_parse(&s, text, error, sizeof(error)), "nor none");
+    snprintf(text, sizeof(text), "%s = a#b \ntimeout=7", row->name);
+    check(settings_parse(&s, text, error, sizeof(error)) && strcmp((char *)&s + row->offset, "a#b") == 0 &&
+              s.downstream_timeout_ms == 7,
+          "it is on its line");
+    snprintf(text, sizeof(text), "pwd=a, b;c\ntimeout=8");
+    check(settings_parse(&s, text, error, sizeof(error)) && strcmp(s.pwd, "a, b;c") == 0 &&
+              s.downstream_timeout_ms == 8,
+          "a password may have anything in it");
+}
+
 /* Every row holds together, and what is printed of it is taken back. */
 static void check_table(void)
 {
@@ -181,6 +211,10 @@ static void check_table(void)
         struct settings s, t;
         settings_init(&s);
         memset(&t, 0xa5, sizeof(t));
+        if (row->type == SETTING_TEXT || row->type == SETTING_SECRET) {
+            check_text_row(row);
+            continue;
+        }
         snprintf(text, sizeof(text), "%s=%s", row->name, setting_default(row, def, sizeof(def)));
         check(row->min <= row->def && row->def <= row->max && setting_value(row, &s) == row->def, "%s: %s is within %s",
               row->name, def, setting_expected(row, expected, sizeof(expected)));
@@ -192,7 +226,7 @@ static void check_table(void)
             if (strcmp(other->name, row->name) == 0 || other->offset == row->offset)
                 check(false, "%s and %s are two things", other->name, row->name);
     }
-    check(n == 21, "%u settings", n);
+    check(n == 24, "%u settings", n);
 }
 
 static void check_settings_help(void)

@@ -180,7 +180,12 @@ static void check_refused(void)
         {"-e /dev/shm/m", "-e: not an option here: the cache inside does not outlive"},
         {"-B http", "-B http: expected auto, ascii or binary"},
         {"-B ascii -B auto", "-B: given twice"},
-        {"-S", "-S: not an option here: clients are not asked who they are"},
+        {"-S -B ascii", "-B ascii: clients of text say who they are with -Y"},
+        {"-S -B auto", "-B auto: clients of text could not say who they are, without -Y"},
+        {"-Y users -B auto", "-B auto: clients of the binary protocol could not say who they are, without -S"},
+        {"-Y users -B binary", "-B binary: clients of the binary protocol say who they are by SASL"},
+        {"-Y users -U 1", "-U: who sends datagrams cannot say who they are"},
+        {"-Y", "-Y: expected FILE"},
         {"-m 0", "-m 0: expected a number from 1 to "},
         {"-m 64m", "-m 64m: expected a number"},
         {"-m 1 -m 2", "-m: given twice"},
@@ -329,7 +334,7 @@ static void check_help(void)
         snprintf(word, sizeof(word), "--%.*s", (int)strspn(p, "abcdefghijklmnopqrstuvwxyz-"), p);
         check(is_known(word), "%s is taken", word);
     }
-    check(letters == 32 && names == 33, "%u letters and %u names", letters, names);
+    check(letters == 34 && names == 35, "%u letters and %u names", letters, names);
     for (const struct setting *row = settings_table; row->name != NULL; row++)
         check(strstr(text, row->help) != NULL, "-h lists %s", row->name);
     free(text);

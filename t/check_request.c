@@ -77,12 +77,12 @@ static void check_flags(void)
 
     for (int i = 0; i < OP_COUNT; i++) {
         unsigned flags = op_flags((enum opcode)i);
-        bool here = flags == 0 || flags == OPF_LOCAL;
+        bool here = flags == 0 || flags == OPF_LOCAL || op_is_auth((unsigned)i);
 
         bad += !here && !(flags & OPF_KEY) == !(flags & OPF_EVERYONE);
         bad += (flags & OPF_VALUES) && !(flags & OPF_KEY);
         bad += (flags & OPF_VALUES) && (flags & OPF_BODY);
-        bad += !(flags & OPF_STORES) != !(flags & OPF_BODY);
+        bad += !op_is_auth((unsigned)i) && !(flags & OPF_STORES) != !(flags & OPF_BODY);
         bad += (flags & OPF_READ) && !(flags & OPF_VALUES);
     }
     check(bad == 0, "flags agree: keys or everyone or here; values, bodies and storing");

@@ -824,9 +824,9 @@ class CommandLine(MoxiTest):
         self.refuse(["-z", "/"], "/")
         for text in ("nosuch=1", "downstream_timeout=x", "downstream_timeout=-1", "downstream_timeout=",
                      "downstream_timeout=99999999999999999999", "downstream_timeout", "=1", "distribution=random",
-                     "hash=nosuch", "downstream_conn_max=0", "front_cache_max=1", "front_cache_lifespan=1", "usr=x",
-                     "pwd=x", "key_stats_max=1", "optimize_set=a", "item_size_max=0", "line_max=1", "stream_min=-1",
-                     "time_stats=2", "pace_us=x"):
+                     "hash=nosuch", "downstream_conn_max=0", "front_cache_max=1",
+                     "front_cache_lifespan=1", "bucket=x", "pwd=x", "key_stats_max=1", "optimize_set=a",
+                     "item_size_max=0", "line_max=1", "stream_min=-1", "time_stats=2", "pace_us=x"):
             self.refuse(good + ["-Z", text], "-Z", text.partition("=")[0])
         self.refuse(good + ["-Z", "/no/such/settings"], "/no/such/settings")
         for argument in ("-t 0", "-t x", "-t -1", "-t 100000", "-c 0", "-c x", "-b x", "-b 0", "-R 0", "-p 99999",

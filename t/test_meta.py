@@ -38,6 +38,7 @@ SESSIONS = [
     b"set e 0 100 1\r\nx\r\nmg e R30 v\r\nmg e R130 v\r\nmg e R130 v\r\nmg e v\r\n",
     b"mg k R30 v\r\n", b"mg k T20 R30\r\n", b"mg k R30 T20\r\nmg k R30\r\n",
     b"md k I\r\nmg k v\r\nmg k v\r\nget k\r\nmd k I\r\nmg k\r\n", b"md k I T30\r\nmg k t v\r\n",
+    b"ms k 20000\r\n" + b"x" * 20000 + b"\r\nmg k v\r\nmd k I\r\nmg k h u\r\n",
     # ms
     b"ms\r\n", b"ms k\r\n", b"ms k x\r\n", b"ms k -1\r\n", b"ms k S2\r\n", b"ms k 2\r\nhi\r\nget k\r\n",
     b"ms k 2 F5 T100\r\nhi\r\nmg k v f t\r\n", b"ms k 0\r\n\r\nmg k v s\r\n", b"ms k 2 q\r\nhi\r\nget k\r\n",
@@ -46,9 +47,10 @@ SESSIONS = [
     b"ms k 2 MP\r\nhi\r\nms a 2 MP\r\nhi\r\nget k a\r\n", b"ms k 2 MR\r\nhi\r\nms a 2 MR\r\nhi\r\nget k a\r\n",
     b"ms k 2 MS\r\nhi\r\nget k\r\n", b"ms k 2 MX\r\nhi\r\nget k\r\n", b"ms k 2 MEE\r\nhi\r\nget k\r\n",
     b"ms k 2 C99999\r\nhi\r\nget k\r\n", b"ms a 2 C5\r\nhi\r\nget a\r\n", b"ms k 2 C99999 q\r\nhi\r\n",
-    b"ms k 2 C0\r\nhi\r\nget k\r\n", b"ms k 2 MR C5\r\nhi\r\n", b"ms a 2 MR C5\r\nhi\r\n", b"ms k 2 ME C5\r\nhi\r\n",
+    b"ms k 2 C0\r\nhi\r\nget k\r\n", b"ms k 2 C0 MA\r\nhi\r\nms k 2 C0 MP\r\nhi\r\nget k\r\n", b"ma n C0 v\r\n", b"md k C0\r\n",
+    b"ms k 2 MR C5\r\nhi\r\n", b"ms a 2 MR C5\r\nhi\r\n", b"ms k 2 ME C5\r\nhi\r\n",
     b"ms k 2 MA C99999\r\nhi\r\nms k 2 MP C99999 c\r\nhi\r\nget k\r\n", b"ms k 2 c C99999\r\nhi\r\n",
-    b"ms k 2 I C1 T50\r\nhi\r\n", b"ms k 2 v v\r\nhi\r\nget k\r\n", b"ms k 2 !\r\nhi\r\nget k\r\n",
+    b"ms k 2 C0 MA\r\nhi\r\nms k 2 C0 MP\r\nhi\r\nget k\r\n", b"ms k 2 I C1 T50\r\nhi\r\n", b"ms k 2 v v\r\nhi\r\nget k\r\n", b"ms k 2 !\r\nhi\r\nget k\r\n",
     b"ms k 2 Tx\r\nhi\r\nget k\r\n", b"ms k 2 Fx\r\nhi\r\nget k\r\n", b"ms k 2 F4294967295\r\nhi\r\nmg k f\r\n",
     b"ms k 2 O" + b"o" * 32 + b"\r\nhi\r\nget k\r\n",
     b"ms k 2\r\nhixx\r\nget k\r\n", b"ms k 6\r\n\r\n\r\n\r\n\r\nmg k v\r\n",
@@ -74,6 +76,12 @@ SESSIONS = [
     # mn, me
     b"mn\r\n", b"mn\r\nmn\r\n", b"mn x y\r\n", b"me\r\n", b"me none\r\n", b"me k\r\n", b"get k\r\nme k\r\n",
     b"ms YSBi 2 b\r\nhi\r\nme YSBi b\r\n", b"me a b\r\n", b"me k x\r\n",
+    # as Dalli 4 and 5 ask
+    b"mg k v f\r\nmg none v f\r\nmg k v f c\r\n", b"mg k v f k q s\r\nmg none v f k q s\r\nmg n v f k q s\r\nmn\r\n",
+    b"mg azE= v f b k q s\r\nmg aw== v f b k q s\r\nmn\r\n", b"mg k v f T100\r\nmg k T100\r\n",
+    b"ms k 3 c F4 T100 MS\r\nabc\r\nmg k v f t\r\n", b"ms k 3 c F0 T0 ME\r\nabc\r\nms k 3 F0 T0 MS q\r\nabc\r\nms a 3 F0 MR q\r\nabc\r\nmn\r\n",
+    b"ms k 1 MA\r\nx\r\nms k 1 MP q\r\ny\r\nms a 1 MA q\r\nx\r\nmn\r\nget k\r\n", b"ms k 3 c F4 C99999 T100 MS\r\nabc\r\n",
+    b"md k\r\nmd k q\r\nmd n C99999 q\r\nmn\r\n", b"ma n v D5 MI\r\nma n v D7 MD\r\nma a v D5 J7 N100 MI\r\nma a v D5 J7 N100 MI\r\nma b v D1 MD\r\n",
     # mixtures
     b"mg k v\r\nget k n\r\nmg n v\r\nset k 0 0 1\r\nx\r\nmg k v\r\nmn\r\n", b"ms a 2 q\r\nhi\r\nget a\r\nmd a q\r\nget a\r\nmn\r\n",
     b"mg k v\r\nquit\r\nmg k v\r\n",
@@ -88,6 +96,16 @@ CLASSIC = [
     b"md k k Oab\r\nmd k\r\n", b"md k q\r\nmn\r\n", b"ma n v D5\r\nma n MD k\r\nma none\r\nma k v\r\n", b"ma n q\r\nget n\r\n",
     b"ms Zm9v 2 b\r\nhi\r\nmg Zm9v b v\r\nget foo\r\n", b"ms k 2000000\r\n" + b"x" * 2000000 + b"\r\nget k\r\n",
     b"mg k !\r\nms k 2 MX\r\nhi\r\nmg " + b"k" * 251 + b"\r\nmn\r\n",
+]
+
+# And what the binary protocol can besides.
+IN_BINARY = [
+    b"mg k T100 f\r\nmg none T100 Oab\r\n", b"mg k T-1 v\r\nmg k v\r\n", b"ms k 2 c\r\nhi\r\n", b"ms k 2 Oab c k\r\nhi\r\n",
+    b"ms k 2 C99999 c\r\nhi\r\n", b"ms k 2 C0\r\nhi\r\nget k\r\n", b"ms k 2 MR C5\r\nhi\r\nms a 2 MR C5\r\nhi\r\n",
+    b"ms k 2 MA C99999\r\nhi\r\nms k 2 MP c\r\nhi\r\nget k\r\n", b"ms k 2 T-1\r\nhi\r\nmg k v\r\n", b"md k C99999\r\nget k\r\n",
+    b"ma a N0 v\r\nma a N0 v\r\n", b"ma a N90 J13 v\r\nma a N0 J13 v\r\n", b"ma n C99999 v\r\n", b"ma n c v\r\nma n MD q\r\nmn\r\n",
+    b"ma n D18446744073709551615 v\r\n", b"ms YSBi 2 b\r\nhi\r\nmg YSBi b k v\r\nmd YSBi b k\r\nmg YSBi b k v\r\n",
+    b"ma AAEC b N0 v k\r\nma AAEC b N0 v k\r\n",
 ]
 
 # What they cannot, and the flag that an error names.
@@ -210,6 +228,24 @@ class MetaOverText(Sessions):
                 client.ask(request + b"mn\r\n",
                            b"SERVER_ERROR proxy downstream has no meta commands, for %s\r\nMN\r\n" % named)
         client.ask(b"get k n\r\n", b"VALUE k 3 3\r\nold\r\nVALUE n 0 2\r\n10\r\nEND\r\n")
+
+
+class TextOverBinary(Conversation, Both):
+    """Classic commands for servers that are spoken to in the binary protocol."""
+
+    num_servers = 1
+    settings = {"downstream_protocol": "binary"}
+    sessions = text_sessions
+
+
+class TextOverBinaryThree(TextOverBinary):
+    num_servers = 3
+
+
+class MetaOverBinary(Sessions):
+    num_servers = 3
+    settings = {"downstream_protocol": "binary"}
+    sessions = CLASSIC + IN_BINARY
 
 
 class Newer(MoxiTest):
