@@ -208,6 +208,13 @@ uint8_t *spanq_reserve(struct spanq *q, struct bufpool *pool, size_t least, size
     return q->tail->chunk->data + q->tail->chunk->used;
 }
 
+uint8_t *spanq_extend(struct spanq *q, size_t n)
+{
+    if (!tail_writable(q) || q->tail->len == 0 || chunk_room(q->tail->chunk) < n)
+        return NULL;
+    return q->tail->chunk->data + q->tail->chunk->used;
+}
+
 void spanq_commit(struct spanq *q, size_t n)
 {
     assert(n <= chunk_room(q->tail->chunk));

@@ -123,7 +123,10 @@ static inline bool spanq_empty(const struct spanq *q)
  */
 uint8_t *spanq_reserve(struct spanq *q, struct bufpool *pool, size_t least, size_t want, size_t *room) MUST_CHECK;
 
-/* Claims n bytes of what spanq_reserve has just returned. */
+/* Room for n bytes right behind the queue's last byte, in one piece with it; NULL: there is none. Claimed likewise. */
+uint8_t *spanq_extend(struct spanq *q, size_t n) MUST_CHECK;
+
+/* Claims n bytes of what spanq_reserve or spanq_extend has just returned. */
 void spanq_commit(struct spanq *q, size_t n);
 
 /* Appends a copy of n bytes. False when memory ran out; the queue is then as it was. */

@@ -105,6 +105,12 @@ struct codec {
     /* Appends the request as this protocol writes it. False when memory ran out: out may then hold a part of it. */
     bool (*compose_request)(const struct request *r, struct bufpool *bufs, struct spanq *out);
 
+    /*
+     * Appends r's one key to the line of the request that was composed last, which is all that has been appended to out
+     * since; both are retrievals of one kind. False: out has no room there, and is as it was. NULL: has no such lines.
+     */
+    bool (*compose_more)(const struct request *r, struct spanq *out);
+
     /* Reads the next piece of the reply to r from [p, p + n), of which the first `seen` bytes hold no end of line. */
     enum parse_status (*parse_reply)(const struct request *r, const uint8_t *p, size_t n, size_t seen,
                                      struct reply *reply);

@@ -41,6 +41,7 @@
     X(TOTAL, tot_wait_queue_timeout, "requests that waited longer than wait_queue_timeout")                  \
     X(TOTAL, tot_downstream_queue_full, "requests refused by downstream_queue_max or _bytes")                \
     X(TOTAL, tot_downstream_swallowed, "replies that came too late and were dropped")                        \
+    X(TOTAL, tot_get_joined, "gets that were asked for in the line of another")                              \
     X(TOTAL, tot_retry, "requests sent again on another connection")                                         \
     X(TOTAL, tot_upstream_paused, "times a client was left unread")                                          \
     X(TOTAL, tot_upstream_unpaused, "times it was read again")                                               \

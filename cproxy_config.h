@@ -36,6 +36,7 @@ struct settings {
 
     /* connections to servers */
     uint32_t downstream_conn_max;    /* connections of a worker to a server */
+    uint32_t get_join_max;           /* gets that are asked for in one line */
     uint32_t downstream_weight;      /* weight of a server that -z gives none */
     uint32_t downstream_protocol;    /* enum downstream_protocol */
     uint32_t downstream_queue_max;   /* requests waiting for one connection before more are refused; 0: no bound */

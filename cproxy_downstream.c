@@ -65,6 +65,11 @@ struct dconn {
     enum introduced introduced;
     uint64_t composed; /* bytes composed since it was connected */
 
+    /* while requests are composed: the line that a get may join */
+    struct request *line; /* the first that is asked for in it, in `sent`; NULL: there is none */
+    uint32_t line_keys;
+    uint64_t line_marks; /* a bit for each of its keys, see mark_of */
+
     /* the reply that is being read: to sent.head */
     struct chunk *rest; /* an unfinished line, all `used` bytes of it */
     struct chunk *fill; /* where a value is being read to; NULL: nowhere yet */
@@ -787,6 +792,10 @@ static void begin_hit(struct dconn *dc, struct request *r, struct hit *hit)
     r->ops->begin(r, hit);
 }
 
+/*
+ * A value. If it is not the head's, whose line goes on with keys of others, it is one of theirs, and the head's key is
+ * missing: the value is read again, as the reply to the next.
+ */
 static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chunk, uint8_t *p, size_t n, size_t *took)
 {
     struct request *r = dc->sent.head;
@@ -794,8 +803,11 @@ static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chun
     struct hit *hit = &reply->hit;
     size_t body = hit->value_len + hit->tail_len;
 
-    if (!match_key(r, reply))
-        return malformed(dc, "a value of a key that was not asked for");
+    if (!match_key(r, reply)) {
+        *took = 0;
+        return r->goes_on ? finish_value(dc) : malformed(dc, "a value of a key that was not asked for");
+    }
+    reply->is_last |= r->goes_on;
     if (n - reply->consumed >= body) {
         *took = reply->consumed + body;
         if (!codec->check_tail(p + reply->consumed + hit->value_len, hit->tail_len))
@@ -816,10 +828,13 @@ static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chun
     return true;
 }
 
-static bool handle_done(struct dconn *dc, struct reply *reply)
+/* The end of the reply; when several requests share it, each of them. */
+static bool handle_done(struct dconn *dc, struct reply *reply, size_t *took)
 {
     const struct request *r = dc->sent.head;
 
+    if (r->goes_on)
+        *took = 0;
     /* Errors are the same in both. */
     if (reply->outcome.result != RESULT_ERROR && codec_of(dc, r) != r->codec)
         reply->outcome.text = NULL;
@@ -868,7 +883,7 @@ static bool take_replies(struct dconn *dc, struct chunk *chunk, uint8_t *p, size
             if (reply.kind == REPLY_HIT)
                 open = handle_hit(dc, &reply, chunk, p, n, &took);
             else if (reply.kind == REPLY_DONE)
-                open = handle_done(dc, &reply);
+                open = handle_done(dc, &reply, &took);
             else if (!r->answered)
                 r->ops->stat(r, reply.line, reply.line_len);
         }
@@ -1006,6 +1021,59 @@ static bool must_wait(struct dconn *dc)
     return false;
 }
 
+/* A bit that two keys seldom share. */
+static uint64_t mark_of(const struct rkey *key)
+{
+    uint64_t end = 0;
+    size_t n = key->len < sizeof(end) ? key->len : sizeof(end);
+
+    memcpy(&end, key->p + key->len - n, n);
+    return UINT64_C(1) << (end * UINT64_C(0x9e3779b97f4a7c15) >> 58);
+}
+
+/* Whether the open line has the key already. Then whose of the two a value is could not be told. */
+static bool line_has(const struct dconn *dc, const struct rkey *key, uint64_t mark)
+{
+    if (LIKELY(!(dc->line_marks & mark)))
+        return false;
+    for (const struct request *r = dc->line; r != NULL; r = r->next_down)
+        if (r->keys[r->first].len == key->len && memcmp(r->keys[r->first].p, key->p, key->len) == 0)
+            return true;
+    return false;
+}
+
+/*
+ * Gets that wait together for a server are asked for in one line, as a client would that wants them all: the server
+ * then writes once, where it would write once for each. Whether r joined the open line; if not, it may begin the next.
+ */
+static bool join_line(struct dconn *dc, const struct codec *codec, struct request *r)
+{
+    uint32_t max = dc->d->settings->get_join_max;
+    struct request *last = dc->sent.tail;
+    const struct rkey *key;
+    uint64_t mark;
+
+    if ((r->op != OP_GET && r->op != OP_GETS) || r->num_keys != 1 || codec->compose_more == NULL || max == 1) {
+        dc->line = NULL;
+        return false;
+    }
+    key = &r->keys[r->first];
+    mark = mark_of(key);
+    if (dc->line != NULL && last->op == r->op && dc->line_keys < max && !line_has(dc, key, mark) &&
+        codec->compose_more(r, &dc->conn.out)) {
+        last->goes_on = true;
+        r->sent_at = last->sent_at;
+        dc->line_keys++;
+        dc->line_marks |= mark;
+        counter_add(&dc->d->counters->tot_get_joined, 1);
+        return true;
+    }
+    dc->line = r;
+    dc->line_keys = 1;
+    dc->line_marks = mark;
+    return false;
+}
+
 /* Composes the next unsent request. False when memory ran out: that request has failed. */
 static bool compose_next(struct dconn *dc)
 {
@@ -1027,9 +1095,11 @@ static bool compose_next(struct dconn *dc)
         leave(dc, r, RESULT_CLOSED);
         return true;
     }
+    r->goes_on = false;
     r->sent_at = dc->composed;
-    if (UNLIKELY(!codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
+    if (!join_line(dc, codec, r) && UNLIKELY(!codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
         spanq_truncate(&dc->conn.out, &loop->bufs, before);
+        dc->line = NULL;
         leave(dc, r, RESULT_NO_MEMORY);
         return false;
     }
@@ -1051,6 +1121,7 @@ static void send_unsent(struct dconn *dc)
     enum conn_status status = CONN_OK;
 
     while (status == CONN_OK && (can_compose(dc) || dc->conn.out.bytes > 0)) {
+        dc->line = NULL;
         while (dc->conn.out.bytes < COMPOSE_BYTES && can_compose(dc))
             if (!compose_next(dc))
                 break;

@@ -421,6 +421,19 @@ static bool compose_get(const struct request *r, enum opcode op, struct bufpool 
     return true;
 }
 
+/* Over the CR LF that ends the line. */
+static bool ascii_compose_more(const struct request *r, struct spanq *out)
+{
+    const struct rkey *key = &r->keys[r->first];
+    uint8_t *to = spanq_extend(out, 1 + KEY_MAX);
+
+    if (to == NULL || out->tail->len < 2)
+        return false;
+    put(put_key(to - 2, key), CRLF, 2);
+    spanq_commit(out, 1 + key->len);
+    return true;
+}
+
 static bool compose_store(const struct request *r, enum opcode op, struct bufpool *bufs, struct spanq *out)
 {
     const uint8_t *inl = request_inline_value(r);
@@ -714,15 +727,10 @@ static enum parse_status ascii_parse_reply(const struct request *r, const uint8_
 /* --- replies, out --- */
 
 static const char *const result_lines[] = {
-    [RESULT_END] = "END",
-    [RESULT_STORED] = "STORED",
-    [RESULT_NOT_STORED] = "NOT_STORED",
-    [RESULT_EXISTS] = "EXISTS",
-    [RESULT_NOT_FOUND] = "NOT_FOUND",
-    [RESULT_DELETED] = "DELETED",
-    [RESULT_TOUCHED] = "TOUCHED",
-    [RESULT_OK] = "OK",
-    [RESULT_RESET] = "RESET",
+    [RESULT_STORED] = "STORED",   [RESULT_NOT_STORED] = "NOT_STORED",
+    [RESULT_EXISTS] = "EXISTS",   [RESULT_NOT_FOUND] = "NOT_FOUND",
+    [RESULT_DELETED] = "DELETED", [RESULT_TOUCHED] = "TOUCHED",
+    [RESULT_OK] = "OK",           [RESULT_RESET] = "RESET",
 };
 
 /* A word, and a message behind it if there is one. */
@@ -749,6 +757,8 @@ static bool ascii_compose_outcome(const struct request *r, const struct outcome 
     if (outcome->text != NULL)
         return spanq_copy(out, bufs, outcome->text, outcome->text_len);
     switch (outcome->result) {
+    case RESULT_END:
+        return spanq_copy(out, bufs, "END" CRLF, 5);
     case RESULT_TOLD:
         return compose_word("VERSION", outcome->message, bufs, out);
     case RESULT_NUMBER:
@@ -823,6 +833,7 @@ const struct codec codec_ascii = {
     .check_tail = text_check_tail,
     .lacks = ascii_lacks,
     .compose_request = ascii_compose_request,
+    .compose_more = ascii_compose_more,
     .parse_reply = ascii_parse_reply,
     .compose_head = ascii_compose_head,
     .compose_stat = text_compose_stat,

@@ -346,6 +346,34 @@ static void check_reserve_shared(void)
     end_pool(&pool, "reserve in shared chunks");
 }
 
+static void check_extend(void)
+{
+    struct bufpool pool;
+    struct chunk *chunk;
+    struct spanq q;
+    uint8_t *p, *more;
+
+    bufpool_setup(&pool);
+    spanq_init(&q);
+    check(spanq_extend(&q, 0) == NULL, "an empty queue cannot be extended");
+    p = spanq_reserve(&q, &pool, 10, 10, NULL);
+    check(spanq_extend(&q, 1) == NULL, "nor can a span that has nothing yet");
+    memcpy(p, "0123456789", 10);
+    spanq_commit(&q, 10);
+    more = spanq_extend(&q, CHUNK_SMALL - 10);
+    check(more == p + 10, "room is right behind the last byte");
+    check(spanq_extend(&q, CHUNK_SMALL - 9) == NULL, "and ends with the chunk");
+    memcpy(more, "ab", 2);
+    spanq_commit(&q, 2);
+    check(holds_text(&q, "0123456789ab") && num_spans(&q) == 1, "what is claimed belongs to the same span");
+    chunk = q.head->chunk;
+    chunk_ref(chunk);
+    check(spanq_extend(&q, 1) == NULL, "what others hold is not written behind");
+    chunk_unref(chunk);
+    spanq_clear(&q, &pool);
+    end_pool(&pool, "extend");
+}
+
 static void check_copy(void)
 {
     static const size_t sizes[] = {0,    1,     COPY_MAX,    CHUNK_SMALL - 1, CHUNK_SMALL, CHUNK_SMALL + 1,
@@ -971,6 +999,7 @@ int main(void)
     check_keep();
     check_reserve();
     check_reserve_shared();
+    check_extend();
     check_copy();
     check_refer();
     check_add();

@@ -614,6 +614,25 @@ static void check_compose_gets(void)
     check_composed(r, BYTES("get one three\r\n"), "get of the others");
 }
 
+/* A line that others join, until its piece of the queue is full: then it is as it was. */
+static void check_compose_more(void)
+{
+    struct spanq out;
+    size_t n = 0;
+
+    spanq_init(&out);
+    check(!codec->compose_more(blank(OP_GET, "k"), &out), "nothing can be joined when there is nothing");
+    check(codec->compose_request(blank(OP_GETS, "k"), &bufs, &out) && codec->compose_more(blank(OP_GETS, "jj"), &out),
+          "a key joins a line");
+    check(holds(&out, BYTES("gets k jj\r\n")), "behind the other");
+    check(codec->compose_more(blank(OP_GETS, "i"), &out) && holds(&out, BYTES("gets k jj i\r\n")), "and one more");
+    while (codec->compose_more(blank(OP_GETS, KEY_250), &out))
+        n++;
+    check(n > 0 && out.bytes == strlen("gets k jj i\r\n") + n * (KEY_MAX + 1), "until there is no room (%zu)", n);
+    check(out.head == out.tail && memcmp(out.tail->p + out.bytes - 3, "k\r\n", 3) == 0, "the line has its end");
+    spanq_clear(&out, &bufs);
+}
+
 /* Lines that are longer than a chunk. */
 static void check_compose_many(void)
 {
@@ -770,6 +789,7 @@ int main(void)
     check_compose_values();
     check_compose_lines();
     check_compose_gets();
+    check_compose_more();
     check_compose_many();
     check_compose_no_memory();
     for (size_t i = 0; i < ARRAY_LEN(samples); i++)

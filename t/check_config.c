@@ -226,7 +226,7 @@ static void check_table(void)
             if (strcmp(other->name, row->name) == 0 || other->offset == row->offset)
                 check(false, "%s and %s are two things", other->name, row->name);
     }
-    check(n == 24, "%u settings", n);
+    check(n == 25, "%u settings", n);
 }
 
 static void check_settings_help(void)

@@ -69,6 +69,10 @@ OUT = b"SERVER_ERROR proxy out of downstreams\r\n"
 
 
 class MockTest(MoxiTest):
+    def moxi(self, servers, settings=None, *args, **kw):
+        """Each get has a line of its own, unless the settings say otherwise."""
+        return super().moxi(servers, dict({"get_join_max": 1}, **(settings or {})), *args, **kw)
+
     def one(self, settings=None, **kw):
         """A mock, a moxi before it that holds back no request for fear of large replies, a client of that."""
         mock = self.mock(**kw)
@@ -303,6 +307,147 @@ class ServerCloses(MockTest):
             getattr(mock.accept(), end)()
             self.assertIn(client.line(), (closed(mock), unwritten(mock)))
             self.works_again(mock, client).shutdown().expect_closed()
+
+
+class Joined(MockTest):
+    """Gets that wait together are asked for in one line, and each has its own part of the reply."""
+
+    JOIN = {"get_join_max": 32}
+    END = b"END\r\n"
+
+    def started(self, **settings):
+        return self.established(dict(self.JOIN, **settings))
+
+    def test_every_mixture_of_hits_cut_anywhere(self):
+        _, _, client, server = self.started()
+        keys = (b"a", b"bb", b"ccc")
+        for hits in range(8):
+            values = [value(k, b"END\r\n" * i, i) if hits >> i & 1 else b"" for i, k in enumerate(keys)]
+            reply = b"".join(values) + self.END
+            for cut in range(1, len(reply)):
+                client.send(b"get a\r\nget bb\r\nget ccc\r\n")
+                server.expect(b"get a bb ccc\r\n")
+                server.send_pieces([reply[:cut], reply[cut:]])
+                client.expect(b"".join(v + self.END for v in values))
+
+    def test_gets(self):
+        _, _, client, server = self.started()
+        client.send(b"gets a\r\ngets b\r\n")
+        server.expect(b"gets a b\r\n").send(b"VALUE b 0 1 18446744073709551615\r\nx\r\nEND\r\n")
+        client.expect(b"END\r\nVALUE b 0 1 18446744073709551615\r\nx\r\nEND\r\n")
+
+    def test_what_is_not_joined(self):
+        """Commands of another kind or with several keys; and a key that is in the line."""
+        _, _, client, server = self.started()
+        for sent, seen in (
+                (b"get a\r\ngets b\r\nget c\r\n", b"get a\r\ngets b\r\nget c\r\n"),
+                (b"get a\r\nget b c\r\nget d\r\n", b"get a\r\nget b c\r\nget d\r\n"),
+                (b"get a\r\ntouch b 0\r\nget c\r\n", b"get a\r\ntouch b 0\r\nget c\r\n"),
+                (b"gat 1 a\r\ngat 1 b\r\n", b"gat 1 a\r\ngat 1 b\r\n"),
+                (b"get a\r\nget a\r\nget b\r\nget a\r\n", b"get a\r\nget a b\r\nget a\r\n"),
+        ):
+            client.send(sent)
+            server.expect(seen)
+            replies = b"".join(b"TOUCHED\r\n" if s.startswith(b"touch") else self.END for s in seen.splitlines())
+            server.send(replies)
+            client.expect(b"".join(b"TOUCHED\r\n" if s.startswith(b"touch") else self.END for s in sent.splitlines()))
+
+    def test_bound(self):
+        _, _, client, server = self.established({"get_join_max": 2})
+        client.send(b"get a\r\nget b\r\nget c\r\nget d\r\nget e\r\n")
+        server.expect(b"get a b\r\nget c d\r\nget e\r\n").send(self.END + value(b"c", b"C") + self.END + self.END)
+        client.expect(self.END * 2 + value(b"c", b"C") + self.END * 3)
+
+    def test_many_long_keys(self):
+        _, _, client, server = self.established({"get_join_max": 1024})
+        keys = [b"%0250d" % i for i in range(3000)]
+        client.send(b"".join(b"get %s\r\n" % k for k in keys))
+        seen = []
+        while len(seen) < len(keys):
+            asked = server.line().split()[1:]
+            seen += asked
+            server.send(b"".join(value(k, k[-4:]) for k in asked if int(k) % 3) + self.END)
+        self.assertEqual(seen, keys)
+        client.expect(b"".join((value(k, k[-4:]) if int(k) % 3 else b"") + self.END for k in keys))
+
+    def test_error(self):
+        """What came before it counts; all others are told, each for itself."""
+        error = b"SERVER_ERROR out of memory writing get response\r\n"
+        _, _, client, server = self.started()
+        client.send(b"get a\r\nget b\r\nget c\r\nget d\r\n")
+        server.expect(b"get a b c d\r\n").send(value(b"b", b"B") + error)
+        client.expect(self.END + value(b"b", b"B") + self.END + error * 2)
+        client.send(b"get e\r\n")
+        server.expect(b"get e\r\n").send(self.END)
+        client.expect(self.END)
+
+    def test_a_key_that_was_not_asked_for(self):
+        mock, _, client, server = self.started()
+        for strange in (value(b"x", b"X"), value(b"b", b"B") + value(b"a", b"A"), value(b"a", b"A") * 2):
+            client.send(b"get a\r\nget b\r\n")
+            server.expect(b"get a b\r\n").send(strange + self.END).expect_closed()
+            first, second = client.read_until(self.END), client.read_until(self.END)
+            self.assertIn(first, (self.END, value(b"a", b"A") + self.END))
+            self.assertIn(second, (self.END, value(b"b", b"B") + self.END))
+            client.send(b"get again\r\n")
+            server = mock.accept_expect(b"get again\r\n").send(self.END)
+            client.expect(self.END)
+
+    def test_several_clients_and_a_lost_connection(self):
+        mock, moxi, a, server = self.started()
+        b, c = self.client(moxi), self.client(moxi)
+        for client, key in ((a, b"a"), (b, b"b"), (c, b"c")):
+            client.send(b"get %s\r\n" % key)
+            server.expect(b"get %s\r\n" % key)
+        server.close()
+        server = mock.accept_expect(b"get a b c\r\n")
+        server.send(value(b"a", b"A") + value(b"c", b"C") + self.END)
+        a.expect(value(b"a", b"A") + self.END)
+        b.expect(self.END)
+        c.expect(value(b"c", b"C") + self.END)
+
+    def test_lost_in_the_middle(self):
+        """The first was answered, the second may be lost, the third is asked for again, alone."""
+        mock, _, client, server = self.started()
+        client.send(b"get a\r\nget b\r\nget c\r\n")
+        server.expect(b"get a b c\r\n").send(value(b"a", b"A") + b"VALUE b 0 100\r\nxxx").sync().close()
+        client.expect(value(b"a", b"A") + self.END + self.END)
+        mock.accept_expect(b"get c\r\n").send(value(b"c", b"C") + self.END)
+        client.expect(value(b"c", b"C") + self.END)
+
+    def test_timeout(self):
+        _, moxi, client, server = self.started(downstream_timeout=ms(200))
+        client.send(b"get a\r\nget b\r\n")
+        server.expect(b"get a b\r\n")
+        client.expect(self.END * 2)
+        server.send(value(b"a", b"late") + self.END)
+        client.send(b"get c\r\nget d\r\n")
+        server.expect(b"get c d\r\n").send(value(b"d", b"D") + self.END)
+        client.expect(self.END + value(b"d", b"D") + self.END)
+        stats = proxy_stats(client)
+        for name in ("tot_downstream_swallowed", "tot_get_joined"):
+            self.assertEqual(stats["%d:default:pstd_stats:%s" % (moxi.port, name)], "2")
+
+    def test_large_values(self):
+        for stream_min in (0, 100000):
+            _, _, client, server = self.started(stream_min=stream_min)
+            big = value(b"big", bytes(range(250)) * 2000)
+            client.send(b"get a\r\nget big\r\nget b\r\n")
+            server.expect(b"get a big b\r\n").send(value(b"a", b"A") + big + value(b"b", b"B") + self.END)
+            client.expect(value(b"a", b"A") + self.END + big + self.END + value(b"b", b"B") + self.END)
+
+    def test_client_gone(self):
+        _, moxi, a, server = self.started()
+        b = self.client(moxi)
+        a.send(b"get a\r\nget b\r\n")
+        server.expect(b"get a b\r\n")
+        b.send(b"get c\r\n")
+        server.expect(b"get c\r\n")
+        a.reset()
+        self._ends[0].remove(a.close)
+        self.client(moxi).turn()
+        server.send(value(b"a", b"A") + value(b"b", b"B") + self.END + value(b"c", b"C") + self.END)
+        b.expect(value(b"c", b"C") + self.END)
 
 
 class SeveralServers(MockTest):
@@ -1112,7 +1257,7 @@ class Admission(MockTest):
     def test_asking_again_may_wait(self):
         """A get that asks again, its client having read, may wait for a slot as long as any other."""
         mock, moxi, other, server = self.established(
-            dict(LONG, downstream_max=1, wait_queue_timeout=ms(1000), client_buffer_max=65536))
+            dict(LONG, downstream_max=1, wait_queue_timeout=ms(3000), client_buffer_max=65536))
         for _ in range(60):  # moxi learns that values are small
             other.send(b"get w\r\n")
             server.expect(b"get w\r\n").send(b"END\r\n")
@@ -1122,7 +1267,7 @@ class Admission(MockTest):
         values = [value(k, b"y" * 6000000) for k in keys]
         slow.send(b"get " + b" ".join(keys) + b"\r\n")
         server.expect(b"get " + b" ".join(keys) + b"\r\n").send(b"".join(values) + b"END\r\n").sync()
-        time.sleep(1.1 * SCALE)  # longer than wait_queue_timeout
+        time.sleep(3.1 * SCALE)  # longer than wait_queue_timeout
         other.send(b"get w\r\n")
         server.expect(b"get w\r\n")
         slow.expect(values[0])

@@ -642,7 +642,7 @@ class Stats(MoxiTest):
             self.assertIn("127.0.0.1:%d" % server.port, self.own("info:config", stats))
         for key in ("downstream_max", "downstream_conn_max", "downstream_timeout", "wait_queue_timeout",
                     "connect_timeout", "connect_max_errors", "connect_retry_interval", "item_size_max", "stream_min",
-                    "pace_us", "distribution", "hash", "downstream_retry", "downstream_queue_bytes"):
+                    "pace_us", "distribution", "hash", "downstream_retry", "downstream_queue_bytes", "get_join_max"):
             self.own("behavior:" + key, stats)
         self.assertEqual(self.own("pstd_stats:tot_downstream_conn", stats), "3")
         self.assertEqual(self.own("pstd_stats_cmd:regular_get:seen", stats), "600")
