@@ -106,7 +106,7 @@ struct codec {
     bool (*compose_request)(const struct request *r, struct bufpool *bufs, struct spanq *out);
 
     /*
-     * Appends r's one key to the line of the request that was composed last, which is all that has been appended to out
+     * Appends r's keys to the line of the request that was composed last, which is all that has been appended to out
      * since; both are retrievals of one kind. False: out has no room there, and is as it was. NULL: has no such lines.
      */
     bool (*compose_more)(const struct request *r, struct spanq *out);

@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include "conn.h"
+#include "cproxy_join.h"
 #include "log.h"
 #include "resolve.h"
 
@@ -64,11 +65,6 @@ struct dconn {
     enum knows_meta knows_meta;
     enum introduced introduced;
     uint64_t composed; /* bytes composed since it was connected */
-
-    /* while requests are composed: the line that a get may join */
-    struct request *line; /* the first that is asked for in it, in `sent`; NULL: there is none */
-    uint32_t line_keys;
-    uint64_t line_marks; /* a bit for each of its keys, see mark_of */
 
     /* the reply that is being read: to sent.head */
     struct chunk *rest; /* an unfinished line, all `used` bytes of it */
@@ -807,7 +803,7 @@ static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chun
         *took = 0;
         return r->goes_on ? finish_value(dc) : malformed(dc, "a value of a key that was not asked for");
     }
-    reply->is_last |= r->goes_on;
+    reply->is_last |= r->goes_on && r->cursor == RKEY_END;
     if (n - reply->consumed >= body) {
         *took = reply->consumed + body;
         if (!codec->check_tail(p + reply->consumed + hit->value_len, hit->tail_len))
@@ -1021,61 +1017,8 @@ static bool must_wait(struct dconn *dc)
     return false;
 }
 
-/* A bit that two keys seldom share. */
-static uint64_t mark_of(const struct rkey *key)
-{
-    uint64_t end = 0;
-    size_t n = key->len < sizeof(end) ? key->len : sizeof(end);
-
-    memcpy(&end, key->p + key->len - n, n);
-    return UINT64_C(1) << (end * UINT64_C(0x9e3779b97f4a7c15) >> 58);
-}
-
-/* Whether the open line has the key already. Then whose of the two a value is could not be told. */
-static bool line_has(const struct dconn *dc, const struct rkey *key, uint64_t mark)
-{
-    if (LIKELY(!(dc->line_marks & mark)))
-        return false;
-    for (const struct request *r = dc->line; r != NULL; r = r->next_down)
-        if (r->keys[r->first].len == key->len && memcmp(r->keys[r->first].p, key->p, key->len) == 0)
-            return true;
-    return false;
-}
-
-/*
- * Gets that wait together for a server are asked for in one line, as a client would that wants them all: the server
- * then writes once, where it would write once for each. Whether r joined the open line; if not, it may begin the next.
- */
-static bool join_line(struct dconn *dc, const struct codec *codec, struct request *r)
-{
-    uint32_t max = dc->d->settings->get_join_max;
-    struct request *last = dc->sent.tail;
-    const struct rkey *key;
-    uint64_t mark;
-
-    if ((r->op != OP_GET && r->op != OP_GETS) || r->num_keys != 1 || codec->compose_more == NULL || max == 1) {
-        dc->line = NULL;
-        return false;
-    }
-    key = &r->keys[r->first];
-    mark = mark_of(key);
-    if (dc->line != NULL && last->op == r->op && dc->line_keys < max && !line_has(dc, key, mark) &&
-        codec->compose_more(r, &dc->conn.out)) {
-        last->goes_on = true;
-        r->sent_at = last->sent_at;
-        dc->line_keys++;
-        dc->line_marks |= mark;
-        counter_add(&dc->d->counters->tot_get_joined, 1);
-        return true;
-    }
-    dc->line = r;
-    dc->line_keys = 1;
-    dc->line_marks = mark;
-    return false;
-}
-
 /* Composes the next unsent request. False when memory ran out: that request has failed. */
-static bool compose_next(struct dconn *dc)
+static bool compose_next(struct dconn *dc, struct join *join)
 {
     struct loop *loop = dc->d->loop;
     struct request *r = request_queue_pop(&dc->unsent);
@@ -1097,9 +1040,11 @@ static bool compose_next(struct dconn *dc)
     }
     r->goes_on = false;
     r->sent_at = dc->composed;
-    if (!join_line(dc, codec, r) && UNLIKELY(!codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
+    if (join_line(join, codec, r, dc->d->settings->get_join_max, &dc->conn.out)) {
+        counter_add(&dc->d->counters->tot_get_joined, 1);
+    } else if (UNLIKELY(!codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
         spanq_truncate(&dc->conn.out, &loop->bufs, before);
-        dc->line = NULL;
+        join_close(join);
         leave(dc, r, RESULT_NO_MEMORY);
         return false;
     }
@@ -1119,11 +1064,12 @@ static void send_unsent(struct dconn *dc)
 {
     struct loop *loop = dc->d->loop;
     enum conn_status status = CONN_OK;
+    struct join join;
 
     while (status == CONN_OK && (can_compose(dc) || dc->conn.out.bytes > 0)) {
-        dc->line = NULL;
+        join_close(&join);
         while (dc->conn.out.bytes < COMPOSE_BYTES && can_compose(dc))
-            if (!compose_next(dc))
+            if (!compose_next(dc, &join))
                 break;
         status = conn_flush(&dc->conn, loop);
     }

@@ -424,13 +424,19 @@ static bool compose_get(const struct request *r, enum opcode op, struct bufpool 
 /* Over the CR LF that ends the line. */
 static bool ascii_compose_more(const struct request *r, struct spanq *out)
 {
-    const struct rkey *key = &r->keys[r->first];
-    uint8_t *to = spanq_extend(out, 1 + KEY_MAX);
+    size_t n = 0;
+    uint8_t *to;
 
+    for (uint32_t i = r->first; i != RKEY_END; i = r->keys[i].next)
+        n += 1 + r->keys[i].len;
+    to = spanq_extend(out, n);
     if (to == NULL || out->tail->len < 2)
         return false;
-    put(put_key(to - 2, key), CRLF, 2);
-    spanq_commit(out, 1 + key->len);
+    to -= 2;
+    for (uint32_t i = r->first; i != RKEY_END; i = r->keys[i].next)
+        to = put_key(to, &r->keys[i]);
+    put(to, CRLF, 2);
+    spanq_commit(out, n);
     return true;
 }
 

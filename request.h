@@ -269,7 +269,7 @@ struct request {
     bool waiting;    /* the latter */
     bool orphan;     /* answered, and its owner has let go of it: the connection releases it */
     bool got_reply;  /* the server has begun to answer */
-    bool goes_on;    /* sent: its line has the next request's key as well, and its reply is no END */
+    bool goes_on;    /* sent: its line has the next request's keys as well, and its reply is no END */
     bool in_value;   /* a value is arriving in pieces */
     bool may_stream; /* it is large enough to be passed on before it is whole */
     bool streaming;  /* a part of it has been passed on: there is no way back */

@@ -320,15 +320,16 @@ class Joined(MockTest):
 
     def test_every_mixture_of_hits_cut_anywhere(self):
         _, _, client, server = self.started()
-        keys = (b"a", b"bb", b"ccc")
-        for hits in range(8):
-            values = [value(k, b"END\r\n" * i, i) if hits >> i & 1 else b"" for i, k in enumerate(keys)]
-            reply = b"".join(values) + self.END
+        gets = [[b"a"], [b"bb", b"ccc"], [b"d"]]
+        keys = sum(gets, [])
+        for hits in range(16):
+            values = {k: value(k, b"END\r\n" * i, i) if hits >> i & 1 else b"" for i, k in enumerate(keys)}
+            reply = b"".join(values[k] for k in keys) + self.END
             for cut in range(1, len(reply)):
-                client.send(b"get a\r\nget bb\r\nget ccc\r\n")
-                server.expect(b"get a bb ccc\r\n")
+                client.send(b"".join(b"get " + b" ".join(get) + b"\r\n" for get in gets))
+                server.expect(b"get a bb ccc d\r\n")
                 server.send_pieces([reply[:cut], reply[cut:]])
-                client.expect(b"".join(v + self.END for v in values))
+                client.expect(b"".join(b"".join(values[k] for k in get) + self.END for get in gets))
 
     def test_gets(self):
         _, _, client, server = self.started()
@@ -337,11 +338,11 @@ class Joined(MockTest):
         client.expect(b"END\r\nVALUE b 0 1 18446744073709551615\r\nx\r\nEND\r\n")
 
     def test_what_is_not_joined(self):
-        """Commands of another kind or with several keys; and a key that is in the line."""
+        """Commands of another kind, and what has a key that is in the line."""
         _, _, client, server = self.started()
         for sent, seen in (
                 (b"get a\r\ngets b\r\nget c\r\n", b"get a\r\ngets b\r\nget c\r\n"),
-                (b"get a\r\nget b c\r\nget d\r\n", b"get a\r\nget b c\r\nget d\r\n"),
+                (b"get a b\r\nget c a\r\nget d\r\n", b"get a b\r\nget c a d\r\n"),
                 (b"get a\r\ntouch b 0\r\nget c\r\n", b"get a\r\ntouch b 0\r\nget c\r\n"),
                 (b"gat 1 a\r\ngat 1 b\r\n", b"gat 1 a\r\ngat 1 b\r\n"),
                 (b"get a\r\nget a\r\nget b\r\nget a\r\n", b"get a\r\nget a b\r\nget a\r\n"),
@@ -352,11 +353,20 @@ class Joined(MockTest):
             server.send(replies)
             client.expect(b"".join(b"TOUCHED\r\n" if s.startswith(b"touch") else self.END for s in sent.splitlines()))
 
+    def test_a_key_twice_in_a_get(self):
+        _, _, client, server = self.started()
+        client.send(b"get a a b\r\nget c\r\n")
+        server.expect(b"get a a b c\r\n").send(value(b"a", b"A") * 2 + value(b"c", b"C") + self.END)
+        client.expect(value(b"a", b"A") * 2 + self.END + value(b"c", b"C") + self.END)
+
     def test_bound(self):
         _, _, client, server = self.established({"get_join_max": 2})
         client.send(b"get a\r\nget b\r\nget c\r\nget d\r\nget e\r\n")
         server.expect(b"get a b\r\nget c d\r\nget e\r\n").send(self.END + value(b"c", b"C") + self.END + self.END)
         client.expect(self.END * 2 + value(b"c", b"C") + self.END * 3)
+        client.send(b"get a\r\nget b c\r\nget d\r\nget e f g\r\nget h\r\n")
+        server.expect(b"get a\r\nget b c\r\nget d\r\nget e f g\r\nget h\r\n").send(self.END * 5)
+        client.expect(self.END * 5)
 
     def test_many_long_keys(self):
         _, _, client, server = self.established({"get_join_max": 1024})
