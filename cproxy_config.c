@@ -76,7 +76,7 @@ const struct setting settings_table[] = {
     {"downstream_weight", "weight", SETTING_U32, FIELD(downstream_weight), 1, 1, WEIGHT_MAX, NULL,
      "weight of the servers that -z gives none"},
     {"downstream_protocol", "protocol", SETTING_ENUM, FIELD(downstream_protocol), DOWNSTREAM_AUTO, 0, DOWNSTREAM_BINARY,
-     protocol_names, "protocol spoken with the servers; auto: text, with meta commands where a server knows them"},
+     protocol_names, "protocol spoken with the servers; auto: that of the client, as far as a server knows it"},
     {"downstream_queue_max", NULL, SETTING_U32, FIELD(downstream_queue_max), 100000, 0, 100000000, NULL,
      "requests that may wait on a connection to a server before more are refused; 0: no bound"},
     {"downstream_queue_bytes", NULL, SETTING_BYTES, FIELD(downstream_queue_bytes), 256 * MIB, 0, 1024 * GIB, NULL,

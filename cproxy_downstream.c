@@ -13,16 +13,15 @@
  * their order, and the connection is made anew.
  *
  * What a server is asked in, unless downstream_protocol names one protocol: the classic commands as they are; the meta
- * commands as they are if it knows them, else by the classic command that says the same, if there is one. Whether it
- * knows them is found out once a connection, by a mn before the first of them, for which all that is unsent waits.
- *
- * With `usr` a server is told user and password first, and nothing else until it has accepted them. One that refuses is
- * left alone for a while, as one that cannot be connected.
+ * commands as they are if it knows them, else by the classic command that says the same, if there is one; and what
+ * clients of the binary protocol ask, in that. These have connections of their own, those of the twin: a downstream for
+ * the same server. If the server does not speak it, their requests take the connection of the same number that the
+ * others take, until that is lost. What it knows, the server is asked first: cproxy_greeting.c.
  *
  * One timer a connection, never touched on the hot path: it is armed for the earliest deadline when it is not armed,
  * and when it fires looks what is due and arms itself again.
  */
-#include "cproxy_downstream.h"
+#include "cproxy_downstream_int.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -30,105 +29,31 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "conn.h"
 #include "cproxy_join.h"
 #include "log.h"
-#include "resolve.h"
 
 enum {
     COMPOSE_BYTES = 256 * 1024, /* composed ahead of the socket at the most */
-    META_LOSSES_MAX = 2,   /* connections lost by asking for meta commands, before a server is not asked for a while */
-    CONNECT_AGAIN_MS = 5,  /* after which a unix socket that took no more connections is tried again */
-    REFER_MIN = 16 * 1024, /* a part of a value from which it is not copied out of the read buffer */
-};
-
-enum dconn_state { DCONN_DOWN, DCONN_RESOLVING, DCONN_CONNECTING, DCONN_READY };
-
-/* Whether a server knows the meta commands. */
-enum knows_meta { META_UNKNOWN, META_ASKED, META_NO, META_YES };
-
-/* Whether a server knows who moxi is. */
-enum introduced { INTRODUCED_YES, INTRODUCED_ASKED, INTRODUCED_REFUSED };
-
-/* A connection to a server. Owned by its downstream, for as long as that lives. */
-struct dconn {
-    struct conn conn; /* open in READY, and in CONNECTING but while again_us is awaited */
-    struct downstream *d;
-    enum dconn_state state;
-    bool lookup_pending; /* resolve_name will call back */
-
-    /* requests */
-    struct request_queue unsent;
-    struct request_queue sent;
-    size_t unsent_bytes; /* sum of request_weight of unsent */
-    bool heard;          /* the server has said something since it was connected */
-    enum knows_meta knows_meta;
-    enum introduced introduced;
-    uint64_t composed; /* bytes composed since it was connected */
-
-    /* the reply that is being read: to sent.head */
-    struct chunk *rest; /* an unfinished line, all `used` bytes of it */
-    struct chunk *fill; /* where a value is being read to; NULL: nowhere yet */
-    size_t body_left;   /* bytes of value and tail that have not arrived */
-    size_t body_tail;   /* how many of them are the tail */
-    size_t body_told;   /* and how many of these the client gets */
-    bool body_is_last;  /* its end is that of the reply */
-    uint8_t tail[2];    /* the last bytes of the body that have arrived */
-
-    /* time */
-    struct event timer;
-    uint64_t timer_us;          /* when it fires; 0: not armed */
-    uint64_t connect_us;        /* when connecting has taken too long; 0: never */
-    uint64_t again_us;          /* CONNECTING, but no socket open: when to try once more */
-    struct addresses addresses; /* where to connect to */
-    size_t next_address;        /* index of the one to be tried next */
-    uint64_t progress_us;       /* when the server last gave a sign, or was first asked */
-};
-
-struct downstream {
-    /* immutable */
-    struct loop *loop;
-    const struct server *server;
-    const struct settings *settings;
-    struct counters *counters;
-    struct addresses addresses; /* unless is_name: the one it has */
-    bool is_name;
-
-    /* failures to connect */
-    uint32_t errors; /* since first_error_us */
-    uint64_t first_error_us;
-    uint64_t blocked_us; /* until when it is left alone */
-
-    /* connections lost in a row while it was asked whether it knows the meta commands */
-    uint32_t meta_losses;
-    uint64_t no_meta_us; /* until when it is taken not to */
-
-    uint32_t num_conns;
-    struct dconn conns[];
+    CONNECT_AGAIN_MS = 5,       /* after which a unix socket that took no more connections is tried again */
+    REFER_MIN = 16 * 1024,      /* a part of a value from which it is not copied out of the read buffer */
 };
 
 static void on_event(evutil_socket_t fd, short what, void *arg);
-
-/* Of the requests that are moxi's own. */
-static void on_meta_known(struct request *r, const struct outcome *outcome);
-static void on_introduced(struct request *r, const struct outcome *outcome);
-
-static const struct request_ops meta_probe_ops = {.done = on_meta_known};
-static const struct request_ops auth_ops = {.done = on_introduced};
+static void close_ready(struct dconn *dc, enum result result, const char *why);
 
 /* In which protocol a request is sent, and its reply read. It does not change while there are any. */
 static const struct codec *codec_of(const struct dconn *dc, const struct request *r)
 {
     static const struct codec *const codecs[] = {
         [DOWNSTREAM_ASCII] = &codec_ascii, [DOWNSTREAM_META] = &codec_meta, [DOWNSTREAM_BINARY] = &codec_binary_server};
-    enum downstream_protocol protocol = (enum downstream_protocol)dc->d->settings->downstream_protocol;
+    enum downstream_protocol protocol = dc->d->protocol;
 
     if (LIKELY(protocol == DOWNSTREAM_AUTO)) {
         if (LIKELY(!op_is_meta(r->op)))
             return &codec_ascii;
         if (r->op == OP_META_NOOP)
             return &codec_meta;
-        return dc->knows_meta == META_NO ? &codec_ascii : &codec_meta;
+        return dc->knows == KNOWS_NO ? &codec_ascii : &codec_meta;
     }
     /* What has no key has no meta command. */
     if (protocol == DOWNSTREAM_META && !op_is_meta(r->op) && !(op_flags((enum opcode)r->op) & OPF_KEY))
@@ -136,14 +61,9 @@ static const struct codec *codec_of(const struct dconn *dc, const struct request
     return codecs[protocol];
 }
 
-static uint64_t ms_after(const struct dconn *dc, uint32_t ms)
-{
-    return ms == 0 ? 0 : dc->d->loop->now_us + (uint64_t)ms * 1000;
-}
-
 /* --- the timer --- */
 
-static void arm(struct dconn *dc, uint64_t at_us)
+void dconn_arm(struct dconn *dc, uint64_t at_us)
 {
     uint64_t now = dc->d->loop->now_us;
     uint64_t wait = at_us > now ? at_us - now : 0;
@@ -180,11 +100,11 @@ static uint64_t stall_us(const struct dconn *dc)
 
 static void arm_for_next(struct dconn *dc)
 {
-    arm(dc, dc->connect_us);
-    arm(dc, dc->again_us);
-    arm(dc, stall_us(dc));
-    arm(dc, first_deadline(&dc->sent));
-    arm(dc, first_deadline(&dc->unsent));
+    dconn_arm(dc, dc->connect_us);
+    dconn_arm(dc, dc->again_us);
+    dconn_arm(dc, stall_us(dc));
+    dconn_arm(dc, first_deadline(&dc->sent));
+    dconn_arm(dc, first_deadline(&dc->unsent));
 }
 
 /* --- requests that end here --- */
@@ -228,16 +148,10 @@ static void forget_reply(struct dconn *dc)
     dc->body_left = 0;
 }
 
-/* Whether it is moxi's own, for this connection alone. */
-static bool is_own(const struct request *r)
-{
-    return r->ops == &meta_probe_ops || r->ops == &auth_ops;
-}
-
 /* Whether a request that was on a lost connection, of whose bytes `written` had left, may be sent on another. */
 static bool may_retry(const struct dconn *dc, const struct request *r, uint64_t written)
 {
-    if (r->got_reply || r->answered || is_own(r))
+    if (r->got_reply || r->answered || greeting_is_own(r))
         return false;
     if (r->sent_at >= written)
         return true;
@@ -267,7 +181,7 @@ static void sort_lost(struct dconn *dc, uint64_t written, enum result result)
         request_queue_push(&dc->unsent, r);
     }
     while ((r = request_queue_pop(&later)) != NULL) {
-        if (is_own(r)) {
+        if (greeting_is_own(r)) {
             leave(dc, r, result);
             continue;
         }
@@ -282,15 +196,14 @@ static bool is_blocked(const struct downstream *d)
     return d->blocked_us != 0 && d->loop->now_us < d->blocked_us;
 }
 
-static void leave_alone(struct downstream *d)
+void downstream_leave_alone(struct downstream *d)
 {
     d->blocked_us = d->loop->now_us + (uint64_t)d->settings->connect_retry_interval_ms * 1000;
     d->errors = 0;
     counter_add(&d->counters->tot_downstream_connect_max_reached, 1);
 }
 
-/* A server that cannot be connected, or hangs up on whoever asks, is left alone for a while when it does so often. */
-static void count_error(struct downstream *d)
+void downstream_count_error(struct downstream *d)
 {
     uint64_t interval = (uint64_t)d->settings->connect_retry_interval_ms * 1000;
     uint64_t now = d->loop->now_us;
@@ -300,21 +213,63 @@ static void count_error(struct downstream *d)
         d->first_error_us = now;
     }
     if (++d->errors > d->settings->connect_max_errors) {
-        leave_alone(d);
+        downstream_leave_alone(d);
         log_warning("downstream %s: left alone for %u ms after too many failures to connect", d->server->name,
                     d->settings->connect_retry_interval_ms);
     }
 }
 
-/* A server may hang up on a word that it does not know. Asked again and again, it would serve nobody. */
-static void count_meta_loss(struct downstream *d)
+/* --- the twin --- */
+
+/* The connection that has the same clients' requests. */
+static struct dconn *other_conn(const struct dconn *dc)
 {
-    if (++d->meta_losses < META_LOSSES_MAX)
-        return;
-    d->meta_losses = 0;
-    d->no_meta_us = d->loop->now_us + (uint64_t)d->settings->connect_retry_interval_ms * 1000;
-    log_warning("downstream %s: hangs up when it is asked for meta commands; taken not to know them for %u ms",
-                d->server->name, d->settings->connect_retry_interval_ms);
+    return &dc->d->twin->conns[dc - dc->d->conns];
+}
+
+/* Whether a request is for a twin. */
+static bool is_for_twin(const struct request *r)
+{
+    return r->codec == &codec_binary && codec_binary_server.lacks(r) == NULL;
+}
+
+static void push_unsent(struct dconn *dc, struct request *r)
+{
+    request_queue_push(&dc->unsent, r);
+    dc->unsent_bytes += request_weight(r);
+    dconn_arm(dc, r->deadline_us);
+    loop_mark(dc->d->loop, TURN_DOWNSTREAM, &dc->conn);
+}
+
+/* A server that does not speak the binary protocol is asked by the other connection until that is lost. */
+static void give_up_twin(struct dconn *dc)
+{
+    struct dconn *other = other_conn(dc);
+    struct request_queue q;
+    struct request *r;
+
+    if (dc->state == DCONN_READY)
+        close_ready(dc, RESULT_CLOSED, "the binary protocol is not spoken here");
+    dc->knows = KNOWS_UNKNOWN;
+    other->no_binary = true;
+    q = dc->unsent;
+    memset(&dc->unsent, 0, sizeof(dc->unsent));
+    dc->unsent_bytes = 0;
+    while ((r = request_queue_pop(&q)) != NULL)
+        push_unsent(other, r);
+}
+
+/* The server may be another by now. What was not sent yet goes before all that comes, so it moves too. */
+static void back_to_twin(struct dconn *dc)
+{
+    struct request_queue q = dc->unsent;
+    struct request *r;
+
+    dc->no_binary = false;
+    memset(&dc->unsent, 0, sizeof(dc->unsent));
+    dc->unsent_bytes = 0;
+    while ((r = request_queue_pop(&q)) != NULL)
+        push_unsent(is_for_twin(r) ? other_conn(dc) : dc, r);
 }
 
 /* The one way by which an established connection ends. why goes to the log. */
@@ -322,17 +277,20 @@ static void close_ready(struct dconn *dc, enum result result, const char *why)
 {
     struct downstream *d = dc->d;
     uint64_t written = dc->composed - dc->conn.out.bytes;
-    bool was_asked = dc->knows_meta == META_ASKED;
+    bool was_asked = dc->knows == KNOWS_ASKED && !is_twin(d);
+    bool over = greeting_is_over(dc);
 
     log_info("downstream %s: closed, %s; %u requests on it", d->server->name, why, dc->sent.n);
     forget_reply(dc);
     conn_close(&dc->conn, d->loop);
     set_state(dc, DCONN_DOWN);
     if (was_asked)
-        count_meta_loss(d);
-    else if (dc->introduced == INTRODUCED_YES && !dc->heard && (dc->sent.head != NULL || d->settings->usr[0] != '\0'))
-        count_error(d);
+        greeting_lost(d);
+    else if (over && !dc->heard && (dc->sent.head != NULL || d->settings->usr[0] != '\0'))
+        downstream_count_error(d);
     sort_lost(dc, written, result);
+    if (dc->no_binary)
+        back_to_twin(dc);
     if (dc->unsent.head != NULL)
         loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
 }
@@ -366,114 +324,8 @@ static void connect_failed(struct dconn *dc, const char *why)
     set_state(dc, DCONN_DOWN);
     dc->connect_us = 0;
     counter_add(&dc->d->counters->tot_downstream_connect_failed, 1);
-    count_error(dc->d);
+    downstream_count_error(dc->d);
     fail_unsent(dc, RESULT_WRITE_FAILED);
-}
-
-/* A request of moxi's own goes first; for a reply within so many ms. */
-static void push_own(struct dconn *dc, struct request *r, const struct request_ops *ops, uint64_t deadline_us)
-{
-    r->ops = ops;
-    r->parts = dc;
-    r->in_conn = true;
-    r->deadline_us = deadline_us;
-    r->next_down = dc->unsent.head;
-    if (dc->unsent.head == NULL)
-        dc->unsent.tail = r;
-    dc->unsent.head = r;
-    dc->unsent.n++;
-    dc->unsent_bytes += request_weight(r);
-}
-
-/* Has the server told user and password before all else. Without memory for that, it has refused them. */
-static void introduce(struct dconn *dc)
-{
-    const struct settings *s = dc->d->settings;
-    struct loop *loop = dc->d->loop;
-    struct request *r = request_alloc(&loop->requests);
-
-    dc->introduced = INTRODUCED_REFUSED;
-    if (r == NULL) {
-        count_error(dc->d);
-        return;
-    }
-    r->codec = &codec_ascii;
-    r->op = OP_AUTH;
-    r->arg = (const uint8_t *)"PLAIN";
-    r->arg_len = 5;
-    /* Each with the NUL that stands before it. */
-    if (!spanq_copy(&r->value, &loop->bufs, "", 1) || !spanq_copy(&r->value, &loop->bufs, s->usr, strlen(s->usr) + 1) ||
-        !spanq_copy(&r->value, &loop->bufs, s->pwd, strlen(s->pwd))) {
-        request_release(&loop->requests, &loop->bufs, &r);
-        count_error(dc->d);
-        return;
-    }
-    push_own(dc, r, &auth_ops, ms_after(dc, s->auth_timeout_ms));
-    arm(dc, r->deadline_us);
-    dc->introduced = INTRODUCED_ASKED;
-}
-
-static bool is_line(const struct outcome *outcome, const char *begin)
-{
-    size_t n = strlen(begin);
-
-    return outcome->result == RESULT_ERROR && outcome->text_len >= n && memcmp(outcome->text, begin, n) == 0;
-}
-
-/*
- * Whether a server's answer to user and password is that it does not ask for them: it does not know the command, or has
- * no room for what it takes for an item.
- */
-static bool is_needless(const struct dconn *dc, const struct outcome *outcome)
-{
-    if (dc->d->settings->downstream_protocol == DOWNSTREAM_BINARY)
-        return is_line(outcome, "ERROR\r\n");
-    return is_line(outcome, "SERVER_ERROR out of memory storing object");
-}
-
-/* What is wrong with the password will be so for a while; all else is an error as of connecting. */
-static void count_refusal(struct downstream *d, const struct outcome *outcome)
-{
-    counter_add(&d->counters->tot_downstream_auth_failed, 1);
-    if (is_line(outcome, "CLIENT_ERROR")) {
-        log_warning("downstream %s: user %s is not accepted; left alone for %u ms", d->server->name, d->settings->usr,
-                    d->settings->connect_retry_interval_ms);
-        leave_alone(d);
-        return;
-    }
-    if (outcome->result == RESULT_ERROR)
-        log_warning("downstream %s: cannot authenticate: %.*s", d->server->name, (int)outcome->text_len - 2,
-                    (const char *)outcome->text);
-    else
-        log_warning("downstream %s: cannot authenticate: %s", d->server->name,
-                    outcome->result == RESULT_TIMEOUT     ? "auth_timeout"
-                    : outcome->result == RESULT_NO_MEMORY ? "out of memory"
-                    : outcome->result == RESULT_CLOSED    ? "the connection was lost"
-                                                          : "an answer that is none");
-    count_error(d);
-}
-
-static void on_introduced(struct request *r, const struct outcome *outcome)
-{
-    struct dconn *dc = r->parts;
-    struct downstream *d = dc->d;
-    struct loop *loop = d->loop;
-    bool needless = is_needless(dc, outcome);
-
-    if (outcome->result == RESULT_STORED || needless) {
-        dc->introduced = INTRODUCED_YES;
-        /* That was for the connection; of what it is for nothing has been said yet. */
-        dc->heard = false;
-        counter_add(&d->counters->tot_downstream_auth, 1);
-        if (needless)
-            log_warning("downstream %s: does not ask who moxi is; used without", d->server->name);
-    } else {
-        dc->introduced = INTRODUCED_REFUSED;
-        count_refusal(d, outcome);
-    }
-    r->parts = NULL;
-    request_let_go(&loop->requests, &loop->bufs, &r);
-    loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
 }
 
 static void connect_done(struct dconn *dc)
@@ -481,15 +333,11 @@ static void connect_done(struct dconn *dc)
     struct downstream *d = dc->d;
 
     dc->connect_us = 0;
-    dc->composed = 0;
     dc->heard = false;
-    dc->knows_meta = d->loop->now_us < d->no_meta_us ? META_NO : META_UNKNOWN;
     set_state(dc, DCONN_READY);
     counter_add(&d->counters->tot_downstream_connect, 1);
     log_info("downstream %s: connected", d->server->name);
-    dc->introduced = INTRODUCED_YES;
-    if (d->settings->usr[0] != '\0')
-        introduce(dc);
+    greeting_begin(dc);
     loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
 }
 
@@ -498,7 +346,7 @@ static void connect_later(struct dconn *dc)
 {
     dc->next_address--;
     dc->again_us = ms_after(dc, CONNECT_AGAIN_MS);
-    arm(dc, dc->again_us);
+    dconn_arm(dc, dc->again_us);
 }
 
 /* Tries the next address. */
@@ -560,7 +408,7 @@ static void connect_start(struct dconn *dc)
 
     counter_add(&d->counters->tot_downstream_connect_started, 1);
     dc->connect_us = ms_after(dc, d->settings->connect_timeout_ms);
-    arm(dc, dc->connect_us);
+    dconn_arm(dc, dc->connect_us);
     if (!d->is_name) {
         connect_to(dc, &d->addresses);
         return;
@@ -640,8 +488,11 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 static bool malformed(struct dconn *dc, const char *why)
 {
-    counter_add(&dc->d->counters->err_downstream_bad_reply, 1);
-    log_warning("downstream %s: malformed reply: %s", dc->d->server->name, why);
+    /* What a twin is asked first, who does not speak its protocol cannot answer well. */
+    if (!is_twin(dc->d) || dc->knows != KNOWS_ASKED) {
+        counter_add(&dc->d->counters->err_downstream_bad_reply, 1);
+        log_warning("downstream %s: malformed reply: %s", dc->d->server->name, why);
+    }
     close_ready(dc, RESULT_CLOSED, "malformed reply");
     return false;
 }
@@ -963,60 +814,6 @@ static void read_replies(struct dconn *dc)
 
 /* --- sending --- */
 
-/* Without memory to ask it is not asked again on this connection. */
-static enum knows_meta meta_by(enum result result)
-{
-    if (result == RESULT_OK)
-        return META_YES;
-    return result == RESULT_ERROR || result == RESULT_NO_MEMORY ? META_NO : META_UNKNOWN;
-}
-
-static void on_meta_known(struct request *r, const struct outcome *outcome)
-{
-    struct dconn *dc = r->parts;
-    struct loop *loop = dc->d->loop;
-
-    dc->knows_meta = meta_by(outcome->result);
-    if (dc->knows_meta != META_UNKNOWN)
-        dc->d->meta_losses = 0;
-    r->parts = NULL;
-    request_let_go(&loop->requests, &loop->bufs, &r);
-    loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
-}
-
-/* Has the server asked first whether it knows the meta commands. False when memory ran out. */
-static bool ask_meta(struct dconn *dc)
-{
-    struct loop *loop = dc->d->loop;
-    struct request *r = request_alloc(&loop->requests);
-
-    if (r == NULL)
-        return false;
-    r->codec = &codec_meta;
-    r->op = OP_META_NOOP;
-    memset(&r->terms, 0, sizeof(r->terms));
-    push_own(dc, r, &meta_probe_ops, dc->unsent.head->deadline_us);
-    dc->knows_meta = META_ASKED;
-    return true;
-}
-
-/* Whether the next unsent request has to wait for what the server knows. */
-static bool must_wait(struct dconn *dc)
-{
-    const struct request *r = dc->unsent.head;
-
-    if (UNLIKELY(dc->introduced != INTRODUCED_YES))
-        return r->ops != &auth_ops;
-    if (LIKELY(!op_is_meta(r->op)) || dc->knows_meta >= META_NO ||
-        dc->d->settings->downstream_protocol != DOWNSTREAM_AUTO)
-        return false;
-    if (dc->knows_meta == META_ASKED)
-        return r->ops != &meta_probe_ops;
-    if (!ask_meta(dc))
-        dc->knows_meta = META_NO;
-    return false;
-}
-
 /* Composes the next unsent request. False when memory ran out: that request has failed. */
 static bool compose_next(struct dconn *dc, struct join *join)
 {
@@ -1057,7 +854,7 @@ static bool compose_next(struct dconn *dc, struct join *join)
 
 static bool can_compose(struct dconn *dc)
 {
-    return dc->unsent.head != NULL && !must_wait(dc);
+    return dc->unsent.head != NULL && !greeting_must_wait(dc);
 }
 
 static void send_unsent(struct dconn *dc)
@@ -1082,6 +879,10 @@ static void run_turn(struct conn *conn)
 {
     struct dconn *dc = CONTAINER_OF(conn, struct dconn, conn);
 
+    if (UNLIKELY(dc->knows == KNOWS_NO) && is_twin(dc->d)) {
+        give_up_twin(dc);
+        return;
+    }
     if (UNLIKELY(dc->introduced == INTRODUCED_REFUSED) && dc->state == DCONN_READY)
         close_ready(dc, RESULT_CLOSED, "it was not accepted");
     if (dc->state == DCONN_DOWN && dc->unsent.head != NULL) {
@@ -1129,8 +930,8 @@ void downstream_setup_loop(struct loop *loop)
     loop->turns[TURN_DOWNSTREAM].run = run_turn;
 }
 
-struct downstream *downstream_create(struct loop *loop, const struct server *server, const struct settings *settings,
-                                     struct counters *counters)
+static struct downstream *create_one(struct loop *loop, const struct server *server, const struct settings *settings,
+                                     enum downstream_protocol protocol, struct counters *counters)
 {
     uint32_t n = settings->downstream_conn_max;
     struct downstream *d = calloc(1, sizeof(*d) + n * sizeof(d->conns[0]));
@@ -1140,6 +941,7 @@ struct downstream *downstream_create(struct loop *loop, const struct server *ser
     d->loop = loop;
     d->server = server;
     d->settings = settings;
+    d->protocol = protocol;
     d->counters = counters;
     d->is_name = !resolve_numeric(server->host, server->port, &d->addresses.v[0]);
     d->addresses.n = !d->is_name;
@@ -1154,7 +956,24 @@ struct downstream *downstream_create(struct loop *loop, const struct server *ser
     return d;
 }
 
-void downstream_destroy(struct downstream *d)
+struct downstream *downstream_create(struct loop *loop, const struct server *server, const struct settings *settings,
+                                     struct counters *counters)
+{
+    enum downstream_protocol protocol = (enum downstream_protocol)settings->downstream_protocol;
+    struct downstream *d = create_one(loop, server, settings, protocol, counters);
+
+    if (d == NULL || protocol != DOWNSTREAM_AUTO)
+        return d;
+    d->twin = create_one(loop, server, settings, DOWNSTREAM_BINARY, counters);
+    if (d->twin == NULL) {
+        downstream_destroy(d);
+        return NULL;
+    }
+    d->twin->twin = d;
+    return d;
+}
+
+static void destroy_one(struct downstream *d)
 {
     for (uint32_t i = 0; i < d->num_conns; i++) {
         struct dconn *dc = &d->conns[i];
@@ -1171,10 +990,25 @@ void downstream_destroy(struct downstream *d)
     free(d);
 }
 
+void downstream_destroy(struct downstream *d)
+{
+    if (d->twin != NULL)
+        destroy_one(d->twin);
+    destroy_one(d);
+}
+
+/* Requests on its connection number i, and the twin's. */
+static size_t num_requests(const struct downstream *d, uint32_t i)
+{
+    size_t n = d->conns[i].sent.n + d->conns[i].unsent.n;
+
+    return d->twin == NULL ? n : n + d->twin->conns[i].sent.n + d->twin->conns[i].unsent.n;
+}
+
 bool downstream_idle(const struct downstream *d)
 {
     for (uint32_t i = 0; i < d->num_conns; i++)
-        if (d->conns[i].sent.n + d->conns[i].unsent.n > 0)
+        if (num_requests(d, i) > 0)
             return false;
     return true;
 }
@@ -1183,12 +1017,9 @@ uint32_t downstream_choose(const struct downstream *d)
 {
     uint32_t best = 0;
 
-    for (uint32_t i = 1; i < d->num_conns; i++) {
-        const struct dconn *a = &d->conns[i], *b = &d->conns[best];
-
-        if (a->sent.n + a->unsent.n < b->sent.n + b->unsent.n)
+    for (uint32_t i = 1; i < d->num_conns; i++)
+        if (num_requests(d, i) < num_requests(d, best))
             best = i;
-    }
     return best;
 }
 
@@ -1207,6 +1038,10 @@ void downstream_enqueue(struct downstream *d, uint32_t conn, struct request *r)
     struct dconn *dc = &d->conns[conn];
 
     assert(conn < d->num_conns);
+    if (UNLIKELY(r->codec == &codec_binary) && d->twin != NULL && !dc->no_binary && is_for_twin(r)) {
+        d = d->twin;
+        dc = &d->conns[conn];
+    }
     if (UNLIKELY(is_blocked(d)) && dc->state == DCONN_DOWN) {
         leave(dc, r, RESULT_WRITE_FAILED);
         return;
@@ -1217,8 +1052,5 @@ void downstream_enqueue(struct downstream *d, uint32_t conn, struct request *r)
         return;
     }
     r->in_conn = true;
-    request_queue_push(&dc->unsent, r);
-    dc->unsent_bytes += request_weight(r);
-    arm(dc, r->deadline_us);
-    loop_mark(d->loop, TURN_DOWNSTREAM, &dc->conn);
+    push_unsent(dc, r);
 }

@@ -123,6 +123,8 @@ static uint8_t command_of(const struct request *r)
         return CMD_STAT;
     case OP_AUTH:
         return CMD_SASL_AUTH;
+    case OP_VERSION:
+        return CMD_VERSION;
     default:
         return CMD_NOOP;
     }
@@ -483,6 +485,7 @@ static enum parse_status take_success(const struct request *r, const struct head
     case CMD_DELETE:
         return reply_done(reply, RESULT_DELETED);
     case CMD_FLUSH:
+    case CMD_VERSION:
         return reply_done(reply, RESULT_OK);
     case CMD_NOOP:
         return reply_done(reply, is_batch(r) ? RESULT_END : RESULT_OK);

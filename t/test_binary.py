@@ -10,9 +10,10 @@ Run as /usr/bin/python3 t/test_binary.py [Class[.test]].
 
 import random
 import struct
+import tempfile
 import unittest
 
-from moxilib import BesideMemcached, MoxiTest, show
+from moxilib import BesideMemcached, MoxiTest, ms, proxy_stats, show
 
 GET, SET, ADD, REPLACE, DELETE, INCR, DECR, QUIT, FLUSH, GETQ, NOOP, VERSION, GETK, GETKQ, APPEND, PREPEND, STAT = range(17)
 SETQ, ADDQ, REPLACEQ, DELETEQ, INCRQ, DECRQ, QUITQ, FLUSHQ, APPENDQ, PREPENDQ, VERBOSITY, TOUCH, GAT, GATQ = range(17, 31)
@@ -504,6 +505,197 @@ class BinaryMocks(MoxiTest):
             client.ask(request + b"mn\r\n", b"SERVER_ERROR proxy downstream has no meta commands, for %s\r\nMN\r\n" % named)
         for stats in (b"detail dump", b"detail", b"resetx", b"reset x", b"settingsx"):
             client.ask(b"stats %s\r\n" % stats, b"SERVER_ERROR proxy downstream has no such stats\r\n")
+
+
+PROBE = packet(VERSION, opaque=b"\r\n\r\n")
+KNOWS = answer(VERSION, value=b"1.4.39", opaque=b"\r\n\r\n")
+
+
+def after_probe(n=0):
+    """The opaque of what is n bytes behind the probe."""
+    return struct.pack(">I", 0x0d0a0d0a + len(PROBE) + n)
+
+
+class Auto(MoxiTest):
+    """A server that is asked in the protocol of its client: clients of the binary protocol have connections of their own."""
+
+    def one(self, settings=None):
+        mock = self.mock()
+        moxi = self.moxi([mock], dict({"connect_max_errors": 1000}, **(settings or {})))
+        return mock, moxi, self.client(moxi)
+
+    def get(self, server, client, place=0, value=b"hi"):
+        """A hit over a connection on which so many bytes were asked since the probe."""
+        client.send(packet(GET, b"k"))
+        server.expect(packet(GET, b"k", opaque=after_probe(place))).send(answer(GET, b"", HI, value, opaque=after_probe(place)))
+        client.expect(answer(GET, b"", HI, value))
+
+    def get_in_text(self, server, client):
+        client.send(packet(GET, b"k"))
+        self.served_in_text(server, client)
+
+    def served_in_text(self, server, client):
+        server.expect(b"gets k\r\n").send(b"VALUE k 7 2 5\r\nhi\r\nEND\r\n")
+        client.expect(answer(GET, b"", HI, b"hi", cas=5))
+
+    def falls_back(self, mock, client):
+        """The next connection is one in text; the request that waited goes there, and all that follow."""
+        server = mock.accept()
+        self.served_in_text(server, client)
+        self.get_in_text(server, client)
+        self.assertFalse(mock.pending())
+        return server
+
+    def test_binary(self):
+        mock, _, client = self.one()
+        client.send(packet(GET, b"k") + store(SETQ, b"k", b"x") + MARK)
+        server = mock.accept_expect(PROBE)
+        server.expect_nothing(0.05)
+        server.send_pieces([KNOWS[:5], KNOWS[5:]])
+        get = packet(GET, b"k", opaque=after_probe())
+        server.expect(get + store(SET, b"k", b"x", opaque=after_probe(len(get))))
+        server.send(answer(GET, b"", HI, b"hi", opaque=after_probe()) + answer(SET, opaque=after_probe(len(get))))
+        client.expect(answer(GET, b"", HI, b"hi") + MARKED)
+        self.get(server, client, len(get) + len(store(SET, b"k", b"x")))
+
+    def test_an_error_is_an_answer(self):
+        mock, _, client = self.one()
+        client.send(packet(GET, b"k"))
+        server = mock.accept_expect(PROBE)
+        server.send(answer(VERSION, value=b"Unknown command", status=0x81, opaque=b"\r\n\r\n"))
+        server.expect(packet(GET, b"k", opaque=after_probe())).send(answer(GET, b"", HI, b"hi", opaque=after_probe()))
+        client.expect(answer(GET, b"", HI, b"hi"))
+
+    def test_text(self):
+        """Whatever it is that says or does something else, at whatever moment."""
+        for said in (b"ERROR\r\n", b"ERROR\r\nERROR\r\n", b"", KNOWS[:-1], b"\x81", b"\x80" + KNOWS[1:], answer(VERSION), answer(NOOP)):
+            for end in ("close", "reset"):
+                with self.subTest(said=said, end=end):
+                    mock, moxi, client = self.one()
+                    client.send(packet(GET, b"k"))
+                    server = mock.accept_expect(PROBE).send(said)
+                    getattr(server, end)()
+                    self.falls_back(mock, client)
+                    stats = proxy_stats(self.client(moxi))
+                    self.assertEqual(stats["%d:default:pstd_stats:err_downstream_bad_reply" % moxi.port], "0")
+
+    def test_silence(self):
+        mock, _, client = self.one({"connect_timeout": ms(200)})
+        client.send(packet(GET, b"k"))
+        server = mock.accept_expect(PROBE)
+        self.falls_back(mock, client)
+        server.expect_closed()
+
+    def test_order_is_kept(self):
+        """All that waits for the probe goes the other way, and what comes meanwhile goes behind it."""
+        mock, moxi, client = self.one()
+        client.send(store(SET, b"k", b"1") + packet(DELETE, b"k"))
+        server = mock.accept_expect(PROBE)
+        client.send(count(INCR, b"k", 5)).sync()
+        server.send(b"ERROR\r\n")
+        server = mock.accept_expect(b"mn\r\n")
+        client.send(packet(APPEND, b"k", value=b"2")).sync()
+        server.send(b"MN\r\n")
+        for line in (rb"ms k 1 .*", rb"1", rb"md k.*", rb"ma k .*", rb"ms k 1 .*", rb"2"):
+            server.expect_match(line + rb"\r\n")
+        server.send(b"HD\r\nHD\r\nNF\r\nNS\r\n")
+        client.expect(answer(SET) + answer(DELETE))
+        self.assertEqual(client.read(24 + 9)[24:], b"Not found")
+        self.assertEqual(client.read(24 + 11)[24:], b"Not stored.")
+
+    def test_clients_of_text_do_not_wait(self):
+        mock, moxi, client = self.one()
+        client.send(packet(GET, b"k"))
+        binary = mock.accept_expect(PROBE)
+        other = self.client(moxi)
+        other.send(b"get k\r\n")
+        server = mock.accept_expect(b"get k\r\n").send(b"VALUE k 0 1\r\nx\r\nEND\r\n")
+        other.expect(b"VALUE k 0 1\r\nx\r\nEND\r\n")
+        binary.send(KNOWS).expect(packet(GET, b"k", opaque=after_probe())).send(answer(GET, status=1, opaque=after_probe()))
+        self.assertEqual(client.read(8)[6:], b"\0\1")
+        server.close()
+        other.send(b"get k\r\n")
+        mock.accept_expect(b"get k\r\n").send(b"END\r\n")
+        other.expect(b"END\r\n")
+
+    def test_server_is_replaced(self):
+        """When the connection in text is lost it is asked again; when that in binary is, too."""
+        mock, _, client = self.one()
+        client.send(packet(GET, b"k"))
+        mock.accept_expect(PROBE).close()
+        server = self.falls_back(mock, client)
+        client.send(packet(GET, b"k"))
+        server.expect(b"gets k\r\n").close()  # a read, which is sent again: and in binary
+        server = mock.accept_expect(PROBE).send(KNOWS)
+        server.expect(packet(GET, b"k", opaque=after_probe())).send(answer(GET, b"", HI, b"hi", opaque=after_probe()))
+        client.expect(answer(GET, b"", HI, b"hi"))
+        self.get(server, client, 25)
+        server.shutdown().expect_closed()
+        client.send(packet(GET, b"k"))
+        mock.accept_expect(PROBE).send(b"ERROR\r\n")
+        self.falls_back(mock, client)
+
+    def test_lost(self):
+        """A read is asked again, behind another probe; a write has failed."""
+        mock, _, client = self.one()
+        client.send(packet(GET, b"k"))
+        server = mock.accept_expect(PROBE).send(KNOWS).expect(packet(GET, b"k", opaque=after_probe()))
+        server.close()
+        server = mock.accept_expect(PROBE).send(KNOWS)
+        server.expect(packet(GET, b"k", opaque=after_probe())).send(answer(GET, b"", HI, b"hi", opaque=after_probe()))
+        client.expect(answer(GET, b"", HI, b"hi")).send(store(SET, b"k", b"x"))
+        server.expect(store(SET, b"k", b"x", opaque=after_probe(25))).close()
+        self.assertEqual(client.read(24 + 23)[24:], b"proxy downstream closed")
+        client.send(packet(GET, b"k"))
+        server = mock.accept_expect(PROBE).send(KNOWS).expect(packet(GET, b"k", opaque=after_probe()))
+
+    def test_nobody_listens(self):
+        mock = self.mock(listening=False)
+        client = self.client(self.moxi([mock], {"connect_max_errors": 1000}))
+        client.send(packet(GET, b"k") + store(SET, b"k", b"x"))
+        self.assertEqual(client.read(24 + 9)[24:], b"Not found")
+        self.assertEqual(client.read(24 + 25)[24:], b"proxy write to downstream")
+        mock.listen()
+        client.send(packet(GET, b"k"))
+        mock.accept_expect(PROBE)
+
+    def test_what_only_text_can_ask(self):
+        mock, _, client = self.one()
+        client.send(packet(STAT, b"detail dump"))
+        mock.accept_expect(b"stats detail dump\r\n").send(b"PREFIX a get 1 hit 1 set 1 del 0\r\nEND\r\n")
+        self.assertEqual(client.read(2), b"\x81\x10")
+
+    def test_password(self):
+        mock = self.mock()
+        client = self.client(self.moxi([mock], None, "-Z", self.secret()))
+        client.send(packet(GET, b"k"))
+        server = mock.accept_expect(PROBE)
+        server.expect_nothing(0.05)
+        hello = packet(0x21, b"PLAIN", value=b"\0joe\0secret", opaque=after_probe())
+        server.send(KNOWS).expect(hello).expect_nothing(0.05)
+        server.send(answer(0x21, value=b"Authenticated", opaque=after_probe()))
+        server.expect(packet(GET, b"k", opaque=after_probe(len(hello))))
+        server.send(answer(GET, b"", HI, b"hi", opaque=after_probe(len(hello))))
+        client.expect(answer(GET, b"", HI, b"hi"))
+
+    def secret(self):
+        file = tempfile.NamedTemporaryFile("w", prefix="moxi-")
+        self.addCleanup(file.close)
+        file.write("usr=joe\npwd=secret\n")
+        file.flush()
+        return file.name
+
+    def test_memcached(self):
+        """One that speaks one protocol alone has clients of each as far as that can be."""
+        for binding in ("ascii", "binary", "auto"):
+            with self.subTest(binding=binding):
+                server = self.memcached("-B", binding)
+                client = self.client(self.moxi([server]))
+                client.send(store(SETQ, b"k", b"v", 5) + packet(GETK, b"k") + MARK)
+                reply = client.read(24 + 4 + 1 + 1)
+                self.assertEqual(reply[24:], b"\0\0\0\5kv")
+                self.assertTrue(any(reply[16:24]), "a unique")
+                client.expect(MARKED)
 
 
 class Binding(MoxiTest):
