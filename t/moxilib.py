@@ -32,7 +32,8 @@ import threading
 import time
 import unittest
 
-SCALE = float(os.environ.get("TIMEOUT_SCALE", "1"))
+from stalls import SCALE, Stalls
+
 TIMEOUT = 20 * SCALE  # for what must happen
 QUIET = 0.1 * SCALE  # for what must not happen, where nothing else can prove it
 
@@ -546,35 +547,6 @@ class Moxi(Process):
 # The base of all tests
 
 
-class Stalls(threading.Thread):
-    """Notices when nothing runs: the machine, or the whole virtual one, stood still for a while."""
-
-    PAUSE, LATE = 0.1, 1.0 * SCALE
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.num, self.longest = 0, 0.0
-        self.turned = threading.Event()
-        self.start()
-
-    def run(self):
-        last = time.monotonic()
-        while True:
-            time.sleep(self.PAUSE)
-            now = time.monotonic()
-            if now - last > self.LATE:
-                self.num += 1
-                self.longest = max(self.longest, now - last)
-            last = now
-            self.turned.set()
-
-    def count(self):
-        """How often so far, the moment of the call included."""
-        self.turned.clear()
-        self.turned.wait()
-        return self.num
-
-
 class Attempt(unittest.TestResult):
     """What a run of a test says, kept until it is known whether that counts."""
 
@@ -609,15 +581,16 @@ class Attempt(unittest.TestResult):
             getattr(result, kind)(*args)
 
 
-class MoxiTest(unittest.TestCase):
-    maxDiff = 2000
+class TestCase(unittest.TestCase):
+    """The base of all: a test that fails when the machine stood still in it has told nothing, unless moxi broke."""
+
     stalls = None
 
     def run(self, result=None):
-        """A test that fails when the machine stood still in it has told nothing, unless moxi broke: it is run again."""
+        """It is run again, up to three times in all."""
         if result is None:
             return super().run()
-        MoxiTest.stalls = MoxiTest.stalls or Stalls()
+        TestCase.stalls = TestCase.stalls or Stalls()
         result.startTest(self)
         for tries_left in (2, 1, 0):
             before, attempt = self.stalls.num, Attempt()
@@ -629,6 +602,10 @@ class MoxiTest(unittest.TestCase):
         attempt.repeat_to(result)
         result.stopTest(self)
         return result
+
+
+class MoxiTest(TestCase):
+    maxDiff = 2000
 
     def setUp(self):
         self._ends = ([], [], [])  # clients, then servers that tests play, before moxi, before memcached

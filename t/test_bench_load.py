@@ -13,6 +13,8 @@ import threading
 import time
 import unittest
 
+from moxilib import TestCase
+
 SOURCE = os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'bench', 'load.c')
 LOAD = os.environ.get('BENCH_LOAD')
 DEADLINE = 20
@@ -109,7 +111,7 @@ class Server:
                 pass
 
 
-class LoadTest(unittest.TestCase):
+class LoadTest(TestCase):
     def serve(self, **how):
         server = Server(**how)
         self.addCleanup(server.close)

@@ -20,7 +20,7 @@ import sys
 import time
 import unittest
 
-from moxilib import Memcached, Moxi, Client, show
+from moxilib import Memcached, Moxi, Client, TestCase, show
 from test_binary import (ADD, APPEND, APPENDQ, ADDQ, DECR, DECRQ, DELETE, DELETEQ, GAT, GATK, GATKQ, GATQ, GET, GETK, GETKQ, GETQ, INCR, INCRQ,
                          MARK, MARKED, NEVER, NOOP, PREPEND, PREPENDQ, REPLACE, REPLACEQ, SET, SETQ, TOUCH, count, expire, packet, packets,
                          store)
@@ -30,7 +30,6 @@ SECONDS = float(os.environ.get("CROSSING_SECONDS", "10"))
 SEED = int(os.environ.get("CROSSING_SEED", "1"))
 BATCH = int(os.environ.get("CROSSING_BATCH", "60"))
 
-# No '-' anywhere: memcached 1.6.18 takes a counter of 2^63 or more for no number when there is one behind it, wherever.
 KEYS = [b"x%d" % i for i in range(10)] + [b"long" + b"k" * 246]
 NUMBERS = [b"n%d" % i for i in range(4)]
 VALUES = [b"", b"x", b"text with\r\nlines", b"7", b"\x00\x80\xff", b"END\r\n", b"MN\r\n"] + [b"v" * n for n in (100, 2000, 20000)]
@@ -67,7 +66,11 @@ class Maker:
         return self.rng.choice((0, 0, 1, 65535, 2**32 - 1))
 
     def delta(self):
-        return self.rng.choice((0, 1, 1, 7, 1000, 2**63, 2**64 - 1))
+        """
+        No counter reaches 2^63: memcached 1.6.18 takes that for no number when a '-' comes before the next NUL behind it, which may be
+        in the address of another item.
+        """
+        return self.rng.choice((0, 1, 1, 7, 1000, 2**40))
 
     def chance(self, p):
         return self.rng.random() < p
@@ -328,7 +331,7 @@ for maker, best in ((TextMaker, "meta"), (MetaMaker, "meta"), (BinaryMaker, "met
     MAY[maker, "auto"] = MAY[maker, "local"] = MAY[maker, best]
 
 
-class Crossing(unittest.TestCase):
+class Crossing(TestCase):
     @classmethod
     def setUpClass(cls):
         cls.alone = Memcached()

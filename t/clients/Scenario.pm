@@ -152,12 +152,12 @@ sub expiry
     my ($client, $can) = @_;
     my $until = time + DEADLINE;
 
-    ok($client->set('short', 'x', 1), 'set with an expiry');
+    ok($client->set('short', 'x', 2), 'set with an expiry');
     ok($client->set('stays', 'x', 100), 'set with a longer expiry');
     ok($client->set('past', 'x', int(time) - 10), 'set with an expiry that is past');
     is($client->get('past'), undef, 'it is not there');
     if ($can->{touch}) {
-        ok($client->set("touched:$_", 'x', 1), "a value to touch ($_)") for 1 .. 2;
+        ok($client->set("touched:$_", 'x', 2), "a value to touch ($_)") for 1 .. 2;
         ok($client->touch('touched:1', 100), 'touch');
         ok(!$client->touch('missing:1', 100), 'touch of a miss');
         is($client->gat(100, 'touched:2'), 'x', 'get and touch');

@@ -121,8 +121,8 @@ public class Spymemcached {
         client.set("delete", 0, "x").get();
         same(client.delete("delete").get(), true, "delete");
         same(client.delete("delete").get(), false, "delete of a miss");
-        client.set("short", 1, "x").get();
-        client.set("touched", 1, "x").get();
+        client.set("short", 2, "x").get();
+        client.set("touched", 2, "x").get();
         same(client.touch("touched", 100).get(), true, "touch");
         same(client.touch("no-key", 100).get(), false, "touch of a miss");
         while (client.get("short") != null && System.currentTimeMillis() < till)

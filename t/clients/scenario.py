@@ -149,16 +149,16 @@ def deletes(tap, client):
 
 
 def expiry(tap, client):
-    tap.same(client.set("short", b"x", 1), True, "set with an expiry")
+    tap.same(client.set("short", b"x", 2), True, "set with an expiry")
     tap.same(client.set("stays", b"x", 100), True, "set with a longer expiry")
     tap.same(client.set("past", b"x", int(time.time()) - 10), True, "set with an expiry that is past")
     tap.same(client.get("past"), None, "it is not there")
     if client.touch is not None:
-        client.set("touched", b"x", 1)
+        client.set("touched", b"x", 2)
         tap.same(client.touch("touched", 100), True, "touch")
         tap.same(client.touch("no-key", 100), False, "touch of a miss")
     if client.get_and_touch is not None:
-        client.set("gat", b"y", 1)
+        client.set("gat", b"y", 2)
         tap.same(client.get_and_touch("gat", 100), b"y", "get and touch")
         tap.same(client.get_and_touch("no-key", 100), None, "get and touch of a miss")
     until = time.time() + DEADLINE
