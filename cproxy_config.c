@@ -70,7 +70,7 @@ const struct setting settings_table[] = {
 
     {"downstream_conn_max", NULL, SETTING_U32, FIELD(downstream_conn_max), 1, 1, 64, NULL,
      "connections of a worker to a server, each of them pipelined"},
-    {"get_join_max", NULL, SETTING_U32, FIELD(get_join_max), 32, 1, 1024, NULL,
+    {"get_join_max", NULL, SETTING_U32, FIELD(get_join_max), 256, 1, 1024, NULL,
      "keys of gets waiting to be written to a server that are asked for in one line, at the most; 1: each get in a "
      "line of its own"},
     {"downstream_weight", "weight", SETTING_U32, FIELD(downstream_weight), 1, 1, WEIGHT_MAX, NULL,

@@ -36,6 +36,8 @@ enum {
     COMPOSE_BYTES = 256 * 1024, /* composed ahead of the socket at the most */
     CONNECT_AGAIN_MS = 5,       /* after which a unix socket that took no more connections is tried again */
     REFER_MIN = 16 * 1024,      /* a part of a value from which it is not copied out of the read buffer */
+    JOINED_BYTES = 64 * 1024, /* of values that gets in one line bring, about: with more there is nothing to be saved */
+    FIRST_GUESS = 4096,       /* usual_value of a server of which nothing is known */
 };
 
 static void on_event(evutil_socket_t fd, short what, void *arg);
@@ -655,6 +657,7 @@ static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chun
         return r->goes_on ? finish_value(dc) : malformed(dc, "a value of a key that was not asked for");
     }
     reply->is_last |= r->goes_on && r->cursor == RKEY_END;
+    dc->usual_value = dc->usual_value / 8 * 7 + hit->value_len / 8;
     if (n - reply->consumed >= body) {
         *took = reply->consumed + body;
         if (!codec->check_tail(p + reply->consumed + hit->value_len, hit->tail_len))
@@ -837,7 +840,7 @@ static bool compose_next(struct dconn *dc, struct join *join)
     }
     r->goes_on = false;
     r->sent_at = dc->composed;
-    if (join_line(join, codec, r, dc->d->settings->get_join_max, &dc->conn.out)) {
+    if (join_line(join, codec, r, &dc->conn.out)) {
         counter_add(&dc->d->counters->tot_get_joined, 1);
     } else if (UNLIKELY(!codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
         spanq_truncate(&dc->conn.out, &loop->bufs, before);
@@ -857,12 +860,22 @@ static bool can_compose(struct dconn *dc)
     return dc->unsent.head != NULL && !greeting_must_wait(dc);
 }
 
+/* How many keys a line may have that gets join. */
+static uint32_t join_max(const struct dconn *dc)
+{
+    uint32_t max = dc->d->settings->get_join_max;
+    size_t fit = JOINED_BYTES / (dc->usual_value + 1);
+
+    return fit < max ? (uint32_t)fit : max;
+}
+
 static void send_unsent(struct dconn *dc)
 {
     struct loop *loop = dc->d->loop;
     enum conn_status status = CONN_OK;
     struct join join;
 
+    join.max = join_max(dc);
     while (status == CONN_OK && (can_compose(dc) || dc->conn.out.bytes > 0)) {
         join_close(&join);
         while (dc->conn.out.bytes < COMPOSE_BYTES && can_compose(dc))
@@ -951,6 +964,7 @@ static struct downstream *create_one(struct loop *loop, const struct server *ser
 
         dc->d = d;
         dc->conn.fd = -1;
+        dc->usual_value = FIRST_GUESS;
         event_assign(&dc->timer, loop->base, -1, 0, on_timer, dc);
     }
     return d;

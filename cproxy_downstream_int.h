@@ -39,6 +39,7 @@ struct dconn {
     size_t body_tail;   /* how many of them are the tail */
     size_t body_told;   /* and how many of these the client gets */
     bool body_is_last;  /* its end is that of the reply */
+    size_t usual_value; /* bytes, about; outlives the connection */
     uint8_t tail[2];    /* the last bytes of the body that have arrived */
 
     /* time */

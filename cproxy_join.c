@@ -50,14 +50,14 @@ static void add(struct join *join, struct request *r)
     join->last = r;
 }
 
-bool join_line(struct join *join, const struct codec *codec, struct request *r, uint32_t max, struct spanq *out)
+bool join_line(struct join *join, const struct codec *codec, struct request *r, struct spanq *out)
 {
-    if ((r->op != OP_GET && r->op != OP_GETS) || codec->compose_more == NULL || r->num_keys >= max) {
+    if ((r->op != OP_GET && r->op != OP_GETS) || codec->compose_more == NULL || r->num_keys >= join->max) {
         join_close(join);
         return false;
     }
-    if (join->first != NULL && join->last->op == r->op && join->num_keys + r->num_keys <= max && !meets(join, r) &&
-        codec->compose_more(r, out)) {
+    if (join->first != NULL && join->last->op == r->op && join->num_keys + r->num_keys <= join->max &&
+        !meets(join, r) && codec->compose_more(r, out)) {
         join->last->goes_on = true;
         r->sent_at = join->last->sent_at;
         add(join, r);

@@ -21,6 +21,7 @@ struct join {
     struct request *first; /* those that are asked for in it, linked by next_down; NULL: there is none to join */
     struct request *last;
     uint32_t num_keys;
+    uint32_t max;                    /* keys a line may have; 0 or 1: none is joined */
     uint64_t marks[JOIN_MARKS / 64]; /* a bit for each key */
 };
 
@@ -30,12 +31,11 @@ static inline void join_close(struct join *join)
 }
 
 /*
- * True: r has been appended to the last line of out, which has at most max keys then; the request that was the line's
- * last goes on (goes_on), and r has its sent_at. False: r is to be composed, and out is as it was; r's line is then the
- * one that others may join, if it is one.
+ * True: r has been appended to the last line of out; the request that was the line's last goes on (goes_on), and r has
+ * its sent_at. False: r is to be composed, and out is as it was; if it has a line, others may join that one then.
  *
  * Requests that have a key in common are never in one line: whose of them a value is could not be told.
  */
-bool join_line(struct join *join, const struct codec *codec, struct request *r, uint32_t max, struct spanq *out);
+bool join_line(struct join *join, const struct codec *codec, struct request *r, struct spanq *out);
 
 #endif

@@ -446,6 +446,18 @@ class Joined(MockTest):
             server.expect(b"get a big b\r\n").send(value(b"a", b"A") + big + value(b"b", b"B") + self.END)
             client.expect(value(b"a", b"A") + self.END + big + self.END + value(b"b", b"B") + self.END)
 
+    def test_large_values_are_not_joined(self):
+        """Where values are large there is nothing to be saved, and much that waits for one of them."""
+        _, _, client, server = self.started()
+        for size, line in ((300000, b"get a\r\nget b\r\n"), (10, b"get a b\r\n")):
+            for _ in range(60):
+                client.send(b"get k\r\n")
+                server.expect(b"get k\r\n").send(value(b"k", b"x" * size) + self.END)
+                client.expect(value(b"k", b"x" * size) + self.END)
+            client.send(b"get a\r\nget b\r\n")
+            server.expect(line).send(self.END * line.count(b"\n"))
+            client.expect(self.END * 2)
+
     def test_client_gone(self):
         _, moxi, a, server = self.started()
         b = self.client(moxi)
