@@ -77,10 +77,13 @@ void dconn_arm(struct dconn *dc, uint64_t at_us)
         dc->timer_us = at_us;
 }
 
-/* The first deadline in a queue of a request that is still waited for; 0: none. */
-static uint64_t first_deadline(const struct request_queue *q)
+/*
+ * The first deadline from r on in a queue of a request that is still waited for; 0: none. What a twin gave up may stand
+ * behind what came after it, and is late by as much as it had waited.
+ */
+static uint64_t first_deadline(const struct request *r)
 {
-    for (const struct request *r = q->head; r != NULL; r = r->next_down)
+    for (; r != NULL; r = r->next_down)
         if (!r->answered)
             return r->deadline_us;
     return 0;
@@ -105,8 +108,10 @@ static void arm_for_next(struct dconn *dc)
     dconn_arm(dc, dc->connect_us);
     dconn_arm(dc, dc->again_us);
     dconn_arm(dc, stall_us(dc));
-    dconn_arm(dc, first_deadline(&dc->sent));
-    dconn_arm(dc, first_deadline(&dc->unsent));
+    dconn_arm(dc, first_deadline(dc->sent.head));
+    dconn_arm(dc, first_deadline(dc->unsent.head));
+    if (dc->unsent.head != NULL && greeting_is_own(dc->unsent.head))
+        dconn_arm(dc, first_deadline(dc->unsent.head->next_down));
 }
 
 /* --- requests that end here --- */
@@ -243,10 +248,17 @@ static void push_unsent(struct dconn *dc, struct request *r)
     loop_mark(dc->d->loop, TURN_DOWNSTREAM, &dc->conn);
 }
 
-/* A server that does not speak the binary protocol is asked by the other connection until that is lost. */
+/*
+ * What waits for a twin's connection goes by the other, and so does all that comes:
+ *
+ *   a server that has answered in text    until the other connection is lost, as it may be another server then
+ *   one that has said nothing, or that    the same, or until connect_retry_interval has passed and nothing is on the
+ *   the twin cannot connect to            other connection, so that no request overtakes an earlier one
+ */
 static void give_up_twin(struct dconn *dc)
 {
     struct dconn *other = other_conn(dc);
+    bool said = dc->knows == KNOWS_NO && dc->heard;
     struct request_queue q;
     struct request *r;
 
@@ -254,11 +266,22 @@ static void give_up_twin(struct dconn *dc)
         close_ready(dc, RESULT_CLOSED, "the binary protocol is not spoken here");
     dc->knows = KNOWS_UNKNOWN;
     other->no_binary = true;
+    other->binary_again_us = said ? 0 : ms_after(dc, dc->d->settings->connect_retry_interval_ms);
     q = dc->unsent;
     memset(&dc->unsent, 0, sizeof(dc->unsent));
     dc->unsent_bytes = 0;
     while ((r = request_queue_pop(&q)) != NULL)
         push_unsent(other, r);
+}
+
+/* Whether a request for a twin goes by the other connection. */
+static bool avoids_twin(struct dconn *other)
+{
+    bool may_return = other->binary_again_us != 0 && other->d->loop->now_us >= other->binary_again_us;
+
+    if (other->no_binary && may_return && other->sent.head == NULL && other->unsent.head == NULL)
+        other->no_binary = false;
+    return other->no_binary;
 }
 
 /* The server may be another by now. What was not sent yet goes before all that comes, so it moves too. */
@@ -288,7 +311,7 @@ static void close_ready(struct dconn *dc, enum result result, const char *why)
     set_state(dc, DCONN_DOWN);
     if (was_asked)
         greeting_lost(d);
-    else if (over && !dc->heard && (dc->sent.head != NULL || d->settings->usr[0] != '\0'))
+    else if (over && !dc->heard && (dc->sent.head != NULL || dc->unsent.head != NULL || d->settings->usr[0] != '\0'))
         downstream_count_error(d);
     sort_lost(dc, written, result);
     if (dc->no_binary)
@@ -302,6 +325,7 @@ static void fail_unsent(struct dconn *dc, enum result result)
     struct request_queue q = dc->unsent;
     struct request *r;
 
+    dc->no_binary = false;
     memset(&dc->unsent, 0, sizeof(dc->unsent));
     dc->unsent_bytes = 0;
     while ((r = request_queue_pop(&q)) != NULL)
@@ -327,7 +351,10 @@ static void connect_failed(struct dconn *dc, const char *why)
     dc->connect_us = 0;
     counter_add(&dc->d->counters->tot_downstream_connect_failed, 1);
     downstream_count_error(dc->d);
-    fail_unsent(dc, RESULT_WRITE_FAILED);
+    if (is_twin(dc->d) && other_conn(dc)->state == DCONN_READY)
+        give_up_twin(dc);
+    else
+        fail_unsent(dc, RESULT_WRITE_FAILED);
 }
 
 static void connect_done(struct dconn *dc)
@@ -426,18 +453,22 @@ static void connect_start(struct dconn *dc)
 
 /* --- deadlines --- */
 
+static bool is_due(const struct dconn *dc, const struct request *r)
+{
+    return r->deadline_us != 0 && r->deadline_us <= dc->d->loop->now_us;
+}
+
 /* Answers for the server what is due in `sent`. The requests stay: their replies are still to come. */
 static void expire_sent(struct dconn *dc)
 {
     struct outcome outcome = outcome_of(dc, RESULT_TIMEOUT);
-    uint64_t now = dc->d->loop->now_us;
     struct request *next;
 
     for (struct request *r = dc->sent.head; r != NULL; r = next) {
         next = r->next_down;
         if (r->answered)
             continue;
-        if (r->deadline_us == 0 || r->deadline_us > now)
+        if (!is_due(dc, r))
             break;
         counter_add(&dc->d->counters->tot_downstream_timeout, 1);
         r->answered = true;
@@ -447,16 +478,21 @@ static void expire_sent(struct dconn *dc)
 
 static void expire_unsent(struct dconn *dc)
 {
-    uint64_t now = dc->d->loop->now_us;
-    struct request *r;
+    struct request *own = NULL;
 
-    while ((r = dc->unsent.head) != NULL && r->deadline_us != 0 && r->deadline_us <= now) {
+    /* moxi's own stands before those that have waited longer. */
+    if (dc->unsent.head != NULL && greeting_is_own(dc->unsent.head) && !is_due(dc, dc->unsent.head))
+        own = request_queue_pop(&dc->unsent);
+    while (dc->unsent.head != NULL && is_due(dc, dc->unsent.head)) {
+        struct request *r = request_queue_pop(&dc->unsent);
+
         dc->unsent_bytes -= request_weight(r);
-        request_queue_pop(&dc->unsent);
         if (!r->answered)
             counter_add(&dc->d->counters->tot_downstream_timeout, 1);
         leave(dc, r, RESULT_TIMEOUT);
     }
+    if (own != NULL)
+        request_queue_push_front(&dc->unsent, own);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
@@ -526,6 +562,8 @@ static bool finish_reply(struct dconn *dc, const struct outcome *outcome, bool s
 
     if (UNLIKELY(r->answered))
         counter_add(&dc->d->counters->tot_downstream_swallowed, 1);
+    if ((r->op == OP_GET || r->op == OP_GETS) && r->cursor == r->first)
+        dc->usual_value -= dc->usual_value / 8; /* nothing was found */
     request_left_conn(&loop->requests, &loop->bufs, r, outcome);
     if (UNLIKELY(suspicious)) {
         close_ready(dc, RESULT_CLOSED, "the server does not know the command, and took its value for more of them");
@@ -800,7 +838,7 @@ static void read_replies(struct dconn *dc)
     }
     dc->progress_us = loop->now_us;
     dc->heard = true;
-    if (LIKELY(dc->introduced == INTRODUCED_YES))
+    if (LIKELY(greeting_is_over(dc)))
         dc->d->errors = 0;
     if (dc->rest != NULL) {
         chunk_unref(dc->rest);
@@ -1052,7 +1090,7 @@ void downstream_enqueue(struct downstream *d, uint32_t conn, struct request *r)
     struct dconn *dc = &d->conns[conn];
 
     assert(conn < d->num_conns);
-    if (UNLIKELY(r->codec == &codec_binary) && d->twin != NULL && !dc->no_binary && is_for_twin(r)) {
+    if (UNLIKELY(r->codec == &codec_binary) && d->twin != NULL && is_for_twin(r) && !avoids_twin(dc)) {
         d = d->twin;
         dc = &d->conns[conn];
     }

@@ -9,7 +9,7 @@
 
 enum dconn_state { DCONN_DOWN, DCONN_RESOLVING, DCONN_CONNECTING, DCONN_READY };
 
-/* Whether a server knows the meta commands; of a twin's: the binary protocol. */
+/* Whether a server knows the meta commands; of a twin's: the binary protocol. If not, run_turn gives the twin up. */
 enum knows { KNOWS_UNKNOWN, KNOWS_ASKED, KNOWS_NO, KNOWS_YES };
 
 /* Whether a server knows who moxi is. */
@@ -26,9 +26,10 @@ struct dconn {
     struct request_queue unsent;
     struct request_queue sent;
     size_t unsent_bytes; /* sum of request_weight of unsent */
-    bool heard;          /* the server has said something since it was connected */
+    bool heard;          /* the server has said something since it was connected, or has said all of itself */
     enum knows knows;
-    bool no_binary; /* requests for the twin's connection of the same number take this one */
+    bool no_binary;           /* requests for the twin's connection of the same number take this one */
+    uint64_t binary_again_us; /* no_binary: when that one may be tried again; 0: when this one has been lost */
     enum introduced introduced;
     uint64_t composed; /* bytes composed since it was connected */
 
@@ -39,7 +40,7 @@ struct dconn {
     size_t body_tail;   /* how many of them are the tail */
     size_t body_told;   /* and how many of these the client gets */
     bool body_is_last;  /* its end is that of the reply */
-    size_t usual_value; /* bytes, about; outlives the connection */
+    size_t usual_value; /* bytes that a key of a get brings, about; outlives the connection */
     uint8_t tail[2];    /* the last bytes of the body that have arrived */
 
     /* time */

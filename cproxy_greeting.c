@@ -38,11 +38,7 @@ static void push_own(struct dconn *dc, struct request *r, const struct request_o
     r->parts = dc;
     r->in_conn = true;
     r->deadline_us = deadline_us;
-    r->next_down = dc->unsent.head;
-    if (dc->unsent.head == NULL)
-        dc->unsent.tail = r;
-    dc->unsent.head = r;
-    dc->unsent.n++;
+    request_queue_push_front(&dc->unsent, r);
     dc->unsent_bytes += request_weight(r);
 }
 
@@ -125,7 +121,6 @@ static void on_introduced(struct request *r, const struct outcome *outcome)
 
     if (outcome->result == RESULT_STORED || needless) {
         dc->introduced = INTRODUCED_YES;
-        /* That was for the connection; of what it is for nothing has been said yet. */
         dc->heard = false;
         counter_add(&d->counters->tot_downstream_auth, 1);
         if (needless)
@@ -170,6 +165,9 @@ static void on_known(struct request *r, const struct outcome *outcome)
         if (dc->knows != KNOWS_UNKNOWN)
             d->meta_losses = 0;
     }
+    /* That was for the connection; of what it is for nothing has been said yet. */
+    if (dc->knows == KNOWS_YES || !is_twin(d))
+        dc->heard = false;
     r->parts = NULL;
     request_let_go(&loop->requests, &loop->bufs, &r);
     loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
@@ -215,8 +213,11 @@ bool greeting_must_wait(struct dconn *dc)
         dc->knows = probe(dc) ? KNOWS_ASKED : KNOWS_NO;
     if (dc->knows == KNOWS_ASKED)
         return dc->unsent.head->ops != &probe_ops;
+    if (!twin)
+        return false;
+    /* It is given up at the end of the turn. */
     loop_mark(dc->d->loop, TURN_DOWNSTREAM, &dc->conn);
-    return twin;
+    return true;
 }
 
 bool greeting_is_over(const struct dconn *dc)

@@ -406,6 +406,15 @@ static inline void request_queue_push(struct request_queue *q, struct request *r
     q->n++;
 }
 
+static inline void request_queue_push_front(struct request_queue *q, struct request *r)
+{
+    r->next_down = q->head;
+    if (q->head == NULL)
+        q->tail = r;
+    q->head = r;
+    q->n++;
+}
+
 /* Moves all of from to the end of to. */
 static inline void request_queue_concat(struct request_queue *to, struct request_queue *from)
 {

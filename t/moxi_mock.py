@@ -458,6 +458,16 @@ class Joined(MockTest):
             server.expect(line).send(self.END * line.count(b"\n"))
             client.expect(self.END * 2)
 
+    def test_misses_are_no_large_values(self):
+        _, _, client, server = self.established({"get_join_max": 200})
+        for _ in range(60):
+            client.send(b"get k\r\n")
+            server.expect(b"get k\r\n").send(self.END)
+            client.expect(self.END)
+        keys = [b"k%d" % i for i in range(100)]
+        client.send(b"".join(b"get %s\r\n" % b" ".join(keys[i:i + 10]) for i in range(0, 100, 10)))
+        server.expect(b"get %s\r\n" % b" ".join(keys))
+
     def test_client_gone(self):
         _, moxi, a, server = self.started()
         b = self.client(moxi)

@@ -573,6 +573,12 @@ class Attempt(unittest.TestResult):
     def addSkip(self, test, reason):
         self._keep("addSkip", test, reason)
 
+    def addExpectedFailure(self, test, err):
+        self._keep("addExpectedFailure", test, err)
+
+    def addUnexpectedSuccess(self, test):
+        self._keep("addUnexpectedSuccess", test)
+
     def addSubTest(self, test, subtest, err):
         self._keep("addSubTest", test, subtest, err)
 

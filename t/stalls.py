@@ -14,7 +14,7 @@ SCALE = float(os.environ.get("TIMEOUT_SCALE", "1"))
 class Stalls(threading.Thread):
     """Notices when nothing runs: the machine, or the whole virtual one, stood still for a while."""
 
-    PAUSE, LATE = 0.1, 1.0 * SCALE
+    PAUSE, LATE = 0.1, 0.5 * SCALE
 
     def __init__(self):
         super().__init__(daemon=True)

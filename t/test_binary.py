@@ -11,9 +11,10 @@ Run as /usr/bin/python3 t/test_binary.py [Class[.test]].
 import random
 import struct
 import tempfile
+import time
 import unittest
 
-from moxilib import BesideMemcached, MoxiTest, ms, proxy_stats, show
+from moxilib import SCALE, BesideMemcached, MoxiTest, await_true, ms, proxy_stats, show
 
 GET, SET, ADD, REPLACE, DELETE, INCR, DECR, QUIT, FLUSH, GETQ, NOOP, VERSION, GETK, GETKQ, APPEND, PREPEND, STAT = range(17)
 SETQ, ADDQ, REPLACEQ, DELETEQ, INCRQ, DECRQ, QUITQ, FLUSHQ, APPENDQ, PREPENDQ, VERBOSITY, TOUCH, GAT, GATQ = range(17, 31)
@@ -586,6 +587,67 @@ class Auto(MoxiTest):
         self.falls_back(mock, client)
         server.expect_closed()
 
+    def test_silence_is_forgotten(self):
+        """What says nothing is asked again, when nothing is on the other connection and the interval has passed."""
+        mock, _, client = self.one({"connect_timeout": ms(200), "connect_retry_interval": ms(300)})
+        client.send(packet(GET, b"k"))
+        mock.accept_expect(PROBE)
+        server = mock.accept()
+        time.sleep(0.4 * SCALE)  # longer than the interval
+        client.send(packet(GET, b"j"))
+        server.expect(b"gets k\r\ngets j\r\n").send(b"END\r\nEND\r\n")
+        client.read(2 * (24 + 9))
+        client.send(packet(GET, b"k"))
+        mock.accept_expect(PROBE)
+
+    def test_nobody_behind(self):
+        """What accepts for a server and finds none is not taken for one that speaks text."""
+        mock, _, client = self.one({"connect_max_errors": 2, "connect_retry_interval": ms(300)})
+        for _ in range(20):
+            client.send(packet(GET, b"k"))
+            while await_true(lambda: client.readable() or mock.pending(), "an answer") and not client.readable():
+                mock.accept().close()
+            if client.read(24 + 9)[24:] == b"Not found" and not mock.pending(0.05):
+                break
+        time.sleep(0.4 * SCALE)  # it is left alone for less
+        client.send(packet(GET, b"k"))
+        mock.accept_expect(PROBE)
+
+    def bounded(self, mock, client, request, say):
+        """A server that goes wrong on each connection is left alone, in time."""
+        client.send(request)
+        for n in range(20):
+            await_true(lambda: client.readable() or mock.pending(), "an answer")
+            if client.readable():
+                return n
+            say(mock.accept())
+        self.fail("it is connected again and again")
+
+    def test_more_than_an_answer(self):
+        mock, _, client = self.one({"connect_max_errors": 3})
+        n = self.bounded(mock, client, store(SET, b"k", b"x"), lambda server: server.expect(PROBE).send(KNOWS + b"x"))
+        self.assertEqual(n, 4)
+
+    def test_hangs_up_on_the_password(self):
+        mock = self.mock()
+        client = self.client(self.moxi([mock], None, "-Z", self.secret("connect_max_errors=3\n")))
+
+        def say(server):
+            server.expect(PROBE).send(KNOWS).expect(packet(0x21, b"PLAIN", value=b"\0joe\0secret", opaque=after_probe())).close()
+
+        self.assertEqual(self.bounded(mock, client, store(SET, b"k", b"x"), say), 4)
+
+    def test_no_room_for_another_connection(self):
+        """Where the other connection stands it is taken."""
+        mock, moxi, client = self.one()
+        other = self.client(moxi)
+        other.send(b"get k\r\n")
+        server = mock.accept_expect(b"get k\r\n").send(b"END\r\n")
+        other.expect(b"END\r\n")
+        mock.sock.close()
+        self.get_in_text(server, client)
+        self.get_in_text(server, client)
+
     def test_order_is_kept(self):
         """All that waits for the probe goes the other way, and what comes meanwhile goes behind it."""
         mock, moxi, client = self.one()
@@ -678,10 +740,10 @@ class Auto(MoxiTest):
         server.send(answer(GET, b"", HI, b"hi", opaque=after_probe(len(hello))))
         client.expect(answer(GET, b"", HI, b"hi"))
 
-    def secret(self):
+    def secret(self, more=""):
         file = tempfile.NamedTemporaryFile("w", prefix="moxi-")
         self.addCleanup(file.close)
-        file.write("usr=joe\npwd=secret\n")
+        file.write("usr=joe\npwd=secret\n" + more)
         file.flush()
         return file.name
 
