@@ -136,18 +136,32 @@ static void on_introduced(struct request *r, const struct outcome *outcome)
 
 /* --- what the server knows --- */
 
-/* Without memory to ask it is not asked again on this connection. */
 static enum knows meta_by(enum result result)
 {
     if (result == RESULT_OK)
         return KNOWS_YES;
-    return result == RESULT_ERROR || result == RESULT_NO_MEMORY ? KNOWS_NO : KNOWS_UNKNOWN;
+    return result == RESULT_ERROR ? KNOWS_NO : KNOWS_UNKNOWN;
 }
 
 /* Whatever it says, if it says so in the binary protocol. */
 static enum knows binary_by(enum result result)
 {
-    return result == RESULT_OK || result == RESULT_ERROR ? KNOWS_YES : KNOWS_NO;
+    if (result == RESULT_OK || result == RESULT_ERROR)
+        return KNOWS_YES;
+    return result == RESULT_NO_MEMORY ? KNOWS_UNKNOWN : KNOWS_NO;
+}
+
+/* Without memory to ask the server the request fails that would have waited for it. */
+static void fail_first(struct dconn *dc)
+{
+    struct request *r = request_queue_pop(&dc->unsent);
+    struct outcome outcome = {.result = RESULT_NO_MEMORY, .message = dc->d->server->name};
+
+    if (r == NULL)
+        return;
+    dc->unsent_bytes -= request_weight(r);
+    request_left_conn(&dc->d->loop->requests, &dc->d->loop->bufs, r, &outcome);
+    loop_mark(dc->d->loop, TURN_DOWNSTREAM, &dc->conn);
 }
 
 static void on_known(struct request *r, const struct outcome *outcome)
@@ -168,6 +182,8 @@ static void on_known(struct request *r, const struct outcome *outcome)
     /* That was for the connection; of what it is for nothing has been said yet. */
     if (dc->knows == KNOWS_YES || !is_twin(d))
         dc->heard = false;
+    if (outcome->result == RESULT_NO_MEMORY)
+        fail_first(dc);
     r->parts = NULL;
     request_let_go(&loop->requests, &loop->bufs, &r);
     loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
@@ -209,15 +225,19 @@ bool greeting_must_wait(struct dconn *dc)
     if (LIKELY(twin ? dc->knows == KNOWS_YES
                     : !op_is_meta(r->op) || dc->knows >= KNOWS_NO || dc->d->protocol != DOWNSTREAM_AUTO))
         return false;
-    if (dc->knows == KNOWS_UNKNOWN)
-        dc->knows = probe(dc) ? KNOWS_ASKED : KNOWS_NO;
-    if (dc->knows == KNOWS_ASKED)
-        return dc->unsent.head->ops != &probe_ops;
-    if (!twin)
-        return false;
-    /* It is given up at the end of the turn. */
-    loop_mark(dc->d->loop, TURN_DOWNSTREAM, &dc->conn);
-    return true;
+    if (dc->knows == KNOWS_NO) {
+        /* A twin is given up at the end of the turn. */
+        loop_mark(dc->d->loop, TURN_DOWNSTREAM, &dc->conn);
+        return true;
+    }
+    if (dc->knows == KNOWS_UNKNOWN) {
+        if (!probe(dc)) {
+            fail_first(dc);
+            return true;
+        }
+        dc->knows = KNOWS_ASKED;
+    }
+    return dc->unsent.head->ops != &probe_ops;
 }
 
 bool greeting_is_over(const struct dconn *dc)
