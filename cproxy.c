@@ -337,7 +337,7 @@ static void send_orphan(struct request *r, uint32_t server)
     if (d == NULL)
         local_run(r->pool->local, r);
     else
-        downstream_enqueue(d, 0, r);
+        downstream_enqueue(d, r->conn, r);
 }
 
 /* One server's share of a flush_all that nobody waits for any more. Without memory for it, it is lost. */

@@ -326,10 +326,23 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
 
 /* --- the end of a turn, and of a client --- */
 
+/* A write that waits for a slot will go behind those of its client that are on a connection already. */
+static void keep_pin(const struct client *c, struct request *r)
+{
+    const struct pin *pin;
+
+    if (!r->waiting || r->num_keys != 1 || c->pins == NULL)
+        return;
+    pin = &c->pins[cproxy_route(c->ps, &r->keys[0])];
+    if (pin->num_out > 0)
+        r->conn = pin->conn;
+}
+
 static void abandon(struct client *c, struct request *r)
 {
     struct loop *loop = client_loop(c);
 
+    keep_pin(c, r);
     if (request_is_split(r))
         multiget_abandon(r);
     else if (r->parts != NULL)

@@ -280,6 +280,7 @@ struct request {
     bool has_slot;   /* counts for downstream_max */
     uint8_t tries;   /* how often it was sent again */
     uint32_t server; /* index of its server in the pool */
+    uint32_t conn;   /* orphan, waiting: the connection that it takes, behind its client's earlier requests */
     uint32_t flags;
     int64_t exptime;  /* seconds, as the client wrote them; delay of flush_all; level of verbosity */
     uint64_t number;  /* cas unique, or delta */

@@ -1214,6 +1214,21 @@ class Admission(MockTest):
         server.expect(b"get b\r\n").send(value(b"b", b"B") + b"END\r\n")
         b.expect(value(b"b", b"B") + b"END\r\n")
 
+    def test_order_is_kept_when_the_client_goes(self):
+        """What waited for a slot goes where its client's earlier requests went."""
+        mock, moxi, _, first = self.established(dict(LONG, downstream_max=2, downstream_conn_max=2, wait_queue_timeout=ms(60000)))
+        other, client = self.client(moxi), self.client(moxi)
+        other.send(b"get busy\r\n")
+        first.expect(b"get busy\r\n")
+        client.send(b"set k 0 0 1\r\n1\r\n")
+        second = mock.accept_expect(b"set k 0 0 1\r\n1\r\n")
+        client.send(b"set k 0 0 1\r\n2\r\n").sync()
+        self.client(moxi).turn()
+        client.reset()
+        self._ends[0].remove(client.close)
+        second.expect(b"set k 0 0 1\r\n2\r\n")
+        first.expect_nothing(0.05)
+
     def test_waiting_client_goes(self):
         mock, moxi, a, server = self.established(dict(LONG, downstream_max=1, wait_queue_timeout=ms(60000)))
         b, c = self.client(moxi), self.client(moxi)
