@@ -69,7 +69,8 @@ const struct setting settings_table[] = {
      "values from this size on are passed on while they arrive; 0: never"},
 
     {"downstream_conn_max", NULL, SETTING_U32, FIELD(downstream_conn_max), 1, 1, 64, NULL,
-     "connections of a worker to a server, each of them pipelined"},
+     "connections of a worker to a server, each of them pipelined; in auto as many more for clients of the binary "
+     "protocol"},
     {"get_join_max", NULL, SETTING_U32, FIELD(get_join_max), 256, 1, 1024, NULL,
      "keys of gets waiting to be written to a server that are asked for in one line, at the most; 1: each get in a "
      "line of its own"},

@@ -165,16 +165,24 @@ static bool may_retry(const struct dconn *dc, const struct request *r, uint64_t 
     return (op_flags((enum opcode)r->op) & OPF_READ) && r->tries < dc->d->settings->downstream_retry;
 }
 
+/* What is unsent, of which the connection then has none. */
+static struct request_queue take_unsent(struct dconn *dc)
+{
+    struct request_queue q = dc->unsent;
+
+    memset(&dc->unsent, 0, sizeof(dc->unsent));
+    dc->unsent_bytes = 0;
+    return q;
+}
+
 /* Sorts what was on a lost connection into what is failed, at once, and what stays queued. */
 static void sort_lost(struct dconn *dc, uint64_t written, enum result result)
 {
     struct request_queue lost = dc->sent;
-    struct request_queue later = dc->unsent;
+    struct request_queue later = take_unsent(dc);
     struct request *r;
 
     memset(&dc->sent, 0, sizeof(dc->sent));
-    memset(&dc->unsent, 0, sizeof(dc->unsent));
-    dc->unsent_bytes = 0;
     while ((r = request_queue_pop(&lost)) != NULL) {
         if (!may_retry(dc, r, written)) {
             leave(dc, r, result);
@@ -267,9 +275,7 @@ static void give_up_twin(struct dconn *dc)
     dc->knows = KNOWS_UNKNOWN;
     other->no_binary = true;
     other->binary_again_us = said ? 0 : ms_after(dc, dc->d->settings->connect_retry_interval_ms);
-    q = dc->unsent;
-    memset(&dc->unsent, 0, sizeof(dc->unsent));
-    dc->unsent_bytes = 0;
+    q = take_unsent(dc);
     while ((r = request_queue_pop(&q)) != NULL)
         push_unsent(other, r);
 }
@@ -287,12 +293,10 @@ static bool avoids_twin(struct dconn *other)
 /* The server may be another by now. What was not sent yet goes before all that comes, so it moves too. */
 static void back_to_twin(struct dconn *dc)
 {
-    struct request_queue q = dc->unsent;
+    struct request_queue q = take_unsent(dc);
     struct request *r;
 
     dc->no_binary = false;
-    memset(&dc->unsent, 0, sizeof(dc->unsent));
-    dc->unsent_bytes = 0;
     while ((r = request_queue_pop(&q)) != NULL)
         push_unsent(is_for_twin(r) ? other_conn(dc) : dc, r);
 }
@@ -322,12 +326,10 @@ static void close_ready(struct dconn *dc, enum result result, const char *why)
 
 static void fail_unsent(struct dconn *dc, enum result result)
 {
-    struct request_queue q = dc->unsent;
+    struct request_queue q = take_unsent(dc);
     struct request *r;
 
     dc->no_binary = false;
-    memset(&dc->unsent, 0, sizeof(dc->unsent));
-    dc->unsent_bytes = 0;
     while ((r = request_queue_pop(&q)) != NULL)
         leave(dc, r, result);
 }

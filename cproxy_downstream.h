@@ -9,6 +9,9 @@
  * connection and fails what was on it. A request that is answered early (timeout) or whose client has gone stays in
  * the FIFO until its reply has come and was dropped.
  *
+ * With downstream_protocol=auto, clients of the binary protocol have connections of their own, on which the server is
+ * asked in it, as long as it speaks it.
+ *
  * A downstream knows requests, not clients, and belongs to one worker.
  */
 #ifndef CPROXY_DOWNSTREAM_H
