@@ -13,7 +13,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 enum {
     LIMIT_MIN = 1024 * 1024,
@@ -105,22 +104,6 @@ static void replace_item(struct cache *cache, const struct found *found, struct 
 
 /* --- life, time, limits --- */
 
-/* All from the system, or all from the seed, by splitmix64. */
-static void draw_secrets(struct cache *cache, uint64_t seed)
-{
-    if (seed == 0 && getrandom(cache->secrets, sizeof(cache->secrets), GRND_NONBLOCK) == sizeof(cache->secrets))
-        return;
-    if (seed == 0)
-        seed = util_now_us() ^ (uint64_t)(uintptr_t)cache;
-    for (unsigned i = 0; i < ARRAY_LEN(cache->secrets); i++) {
-        uint64_t z = seed += UINT64_C(0x9e3779b97f4a7c15);
-
-        z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-        z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-        cache->secrets[i] = z ^ (z >> 31);
-    }
-}
-
 static uint64_t at_least(uint64_t limit)
 {
     return limit > LIMIT_MIN ? limit : LIMIT_MIN;
@@ -134,7 +117,7 @@ struct cache *cache_create(const struct cache_options *options)
     if (cache == NULL)
         return NULL;
     memset(cache, 0, sizeof(*cache));
-    draw_secrets(cache, options->seed);
+    keyhash_setup(&cache->hash, options->seed);
     cache->limit = at_least(options->limit);
     cache->item_max = options->item_max != 0 ? options->item_max : CACHE_ITEM_MAX;
     if (cache->item_max > CACHE_ITEM_MAX_LIMIT)

@@ -457,7 +457,7 @@ bool evict_create(struct cache *cache)
     while (sets < wanted && sets < (UINT64_C(1) << 30))
         sets *= 2;
     pthread_mutex_init(&cache->evict.lock, NULL);
-    cache->evict.random = cache->secrets[0] | 1;
+    cache->evict.random = cache->hash.secrets[0] | 1;
     cache->ghost_mask = (uint32_t)(sets - 1);
     cache->ghost_ways = GHOST_WAYS;
     cache->ghosts = calloc(sets, GHOST_WAYS * sizeof(*cache->ghosts));

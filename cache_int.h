@@ -19,6 +19,7 @@
 #include <pthread.h>
 
 #include "cache.h"
+#include "keyhash.h"
 
 enum {
     SHARD_BITS = 10,
@@ -161,7 +162,7 @@ struct evict {
 
 struct cache {
     /* immutable after create */
-    uint64_t secrets[4]; /* of the hash */
+    struct keyhash hash;
     uint32_t item_max;
     bool flush_second;
     uint32_t seg_size;
@@ -266,7 +267,10 @@ static inline struct seg *seg_of(const struct cache_item *item)
 
 /* --- cache_table.c --- */
 
-uint64_t table_hash(const struct cache *cache, const void *key, size_t nkey);
+static inline uint64_t table_hash(const struct cache *cache, const void *key, size_t nkey)
+{
+    return keyhash_of(&cache->hash, key, nkey);
+}
 
 static inline struct shard *table_shard(const struct cache *cache, uint64_t hash)
 {

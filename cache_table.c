@@ -34,46 +34,6 @@ enum {
 
 _Static_assert(sizeof(void *) == 8, "a slot is an address of 48 bits and a tag");
 
-/* --- hash --- */
-
-static inline uint64_t fold(uint64_t a, uint64_t b)
-{
-    unsigned __int128 product = (unsigned __int128)a * b;
-
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
-static inline uint64_t load(const uint8_t *p, size_t n)
-{
-    uint64_t v = 0;
-
-    memcpy(&v, p, n);
-    return v;
-}
-
-uint64_t table_hash(const struct cache *cache, const void *key, size_t nkey)
-{
-    const uint8_t *p = key;
-    const uint64_t *secrets = cache->secrets;
-    uint64_t state = secrets[0], a, b;
-    size_t n = nkey;
-
-    for (; n > 16; n -= 16, p += 16)
-        state = fold(load(p, 8) ^ secrets[1], load(p + 8, 8) ^ state);
-    if (n >= 8) {
-        a = load(p, 8);
-        b = load(p + n - 8, 8);
-    } else if (n >= 4) {
-        a = load(p, 4);
-        b = load(p + n - 4, 4);
-    } else {
-        a = n > 0 ? ((uint64_t)p[0] << 16) | ((uint64_t)p[n / 2] << 8) | p[n - 1] : 0;
-        b = 0;
-    }
-    state = fold(a ^ secrets[2], b ^ state);
-    return fold(state ^ secrets[3], nkey ^ secrets[1]);
-}
-
 /* --- places --- */
 
 static inline uint64_t tag_of(uint64_t hash)

@@ -630,8 +630,23 @@ static bool create_backends(struct pool_state *ps, struct cache *cache)
     return true;
 }
 
+bool cproxy_shared_setup(struct cproxy_shared *shared, const struct pool *pool)
+{
+    memset(shared, 0, sizeof(*shared));
+    if (!pool->settings.squash)
+        return true;
+    shared->guard = guard_create();
+    return shared->guard != NULL;
+}
+
+void cproxy_shared_teardown(struct cproxy_shared *shared)
+{
+    guard_destroy(shared->guard);
+}
+
 struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool, const struct cproxy_hooks *hooks,
-                                     const struct cproxy_serving *serving, struct cache *cache)
+                                     const struct cproxy_serving *serving, struct cache *cache,
+                                     const struct cproxy_shared *shared)
 {
     struct pool_state *ps = calloc(1, sizeof(*ps));
     uint64_t estimate;
@@ -643,6 +658,7 @@ struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool,
     ps->settings = &pool->settings;
     ps->hooks = hooks;
     ps->serving = serving;
+    ps->shared = shared;
     pthread_mutex_init(&ps->clients_mutex, NULL);
     estimate = ps->settings->client_buffer_max / (WINDOW_START + 1);
     ps->value_estimate = estimate < VALUE_ESTIMATE_START ? (uint32_t)estimate : VALUE_ESTIMATE_START;

@@ -26,6 +26,7 @@
 #include "cproxy_config.h"
 #include "cproxy_downstream.h"
 #include "cproxy_local.h"
+#include "guard.h"
 #include "htgram.h"
 #include "loop.h"
 #include "request.h"
@@ -69,6 +70,11 @@ struct timings {
     struct htgram ops[OP_COUNT];
 };
 
+/* What a pool's workers have in common: immutable, but for what it points to. */
+struct cproxy_shared {
+    struct guard *guard; /* NULL: no reply is kept, nor shared */
+};
+
 struct pool_state {
     /* immutable */
     struct loop *loop;
@@ -78,6 +84,7 @@ struct pool_state {
     const struct cproxy_serving *serving;
     struct downstream **downstreams; /* one a server, in the pool's order; NULL: it is local */
     struct local *local;             /* NULL: no server is */
+    const struct cproxy_shared *shared;
 
     /* this worker's; a change of its links takes the mutex, as others may look (clients_tell) */
     struct client *clients; /* all of them, linked by next */
@@ -99,12 +106,17 @@ struct pool_state {
     struct timings *timings; /* NULL without time_stats */
 };
 
+/* For a pool, once. False when memory ran out; there is something to tear down all the same. */
+bool cproxy_shared_setup(struct cproxy_shared *shared, const struct pool *pool) MUST_CHECK;
+void cproxy_shared_teardown(struct cproxy_shared *shared);
+
 /*
  * A pool for a worker. All that is passed must outlive it; cache may be NULL if no server is local. NULL when memory
  * ran out.
  */
 struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool, const struct cproxy_hooks *hooks,
-                                     const struct cproxy_serving *serving, struct cache *cache) MUST_CHECK;
+                                     const struct cproxy_serving *serving, struct cache *cache,
+                                     const struct cproxy_shared *shared) MUST_CHECK;
 
 /* Closes its clients and its connections to servers, whatever is still on them. */
 void pool_state_destroy(struct pool_state *ps);

@@ -32,6 +32,7 @@ struct settings {
     uint64_t item_size_max;         /* bytes of a value that a client may send */
     uint64_t line_max;              /* bytes of a command line (a multiget's keys) */
     uint64_t client_buffer_max;     /* bytes of replies held for a client before its input is left unread */
+    uint32_t squash;                /* 1: equal gets in flight are asked once */
     uint64_t stream_min;            /* bytes of a value from which it is passed on while it arrives; 0: never */
 
     /* connections to servers */

@@ -49,8 +49,9 @@ struct process {
     struct cproxy_serving serving;
     struct event_base *base;
     struct event *signals[3];
-    struct auth *users[2]; /* of -Y, and of MEMCACHED_SASL_PWDB; NULL: there are none */
-    struct cache *cache;   /* NULL: no server is local */
+    struct auth *users[2];        /* of -Y, and of MEMCACHED_SASL_PWDB; NULL: there are none */
+    struct cache *cache;          /* NULL: no server is local */
+    struct cproxy_shared *shared; /* one a pool */
     struct worker **workers;
     uint32_t num_workers; /* that were created */
     bool has_pidfile;
@@ -411,9 +412,13 @@ static void start_workers(struct process *p)
     uint32_t n = p->options.threads;
 
     set_serving(p);
+    p->shared = util_xcalloc(p->config->num_pools, sizeof(*p->shared));
+    for (uint32_t i = 0; i < p->config->num_pools; i++)
+        if (!cproxy_shared_setup(&p->shared[i], &p->config->pools[i]))
+            die(EX_OSERR, "out of memory for what workers share");
     p->workers = util_xcalloc(n, sizeof(struct worker *));
     for (uint32_t i = 0; i < n; i++) {
-        p->workers[i] = worker_create(p->config, &hooks, &p->serving, p->cache);
+        p->workers[i] = worker_create(p->config, &hooks, &p->serving, p->cache, p->shared);
         if (p->workers[i] == NULL)
             die_errno("cannot make a worker", "");
         p->num_workers++;
@@ -442,6 +447,9 @@ static void tear_down(struct process *p, struct work_queue *names)
     for (uint32_t i = 0; i < p->num_workers; i++)
         worker_destroy(p->workers[i]);
     free(p->workers);
+    for (uint32_t i = 0; i < p->config->num_pools; i++)
+        cproxy_shared_teardown(&p->shared[i]);
+    free(p->shared);
     cache_destroy(p->cache);
     prefix_stats_reset();
     stats_teardown();

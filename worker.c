@@ -176,7 +176,7 @@ struct pool_state *worker_pool(const struct worker *w, uint32_t pool)
 /* --- life --- */
 
 static bool set_up(struct worker *w, const struct cproxy_hooks *hooks, const struct cproxy_serving *serving,
-                   struct cache *cache)
+                   struct cache *cache, const struct cproxy_shared *shared)
 {
     struct timeval tick = {.tv_sec = TICK_SECONDS};
     struct loop *loop = &w->loop;
@@ -196,7 +196,7 @@ static bool set_up(struct worker *w, const struct cproxy_hooks *hooks, const str
     if (w->pools == NULL)
         return false;
     for (uint32_t i = 0; i < w->config->num_pools; i++) {
-        w->pools[i] = pool_state_create(loop, &w->config->pools[i], hooks, serving, cache);
+        w->pools[i] = pool_state_create(loop, &w->config->pools[i], hooks, serving, cache, &shared[i]);
         if (w->pools[i] == NULL)
             return false;
     }
@@ -204,7 +204,8 @@ static bool set_up(struct worker *w, const struct cproxy_hooks *hooks, const str
 }
 
 struct worker *worker_create(struct config *config, const struct cproxy_hooks *hooks,
-                             const struct cproxy_serving *serving, struct cache *cache)
+                             const struct cproxy_serving *serving, struct cache *cache,
+                             const struct cproxy_shared *shared)
 {
     struct worker *w = calloc(1, sizeof(*w));
 
@@ -213,7 +214,7 @@ struct worker *worker_create(struct config *config, const struct cproxy_hooks *h
     w->config = config_ref(config);
     bufpool_setup(&w->loop.bufs);
     request_pool_setup(&w->loop.requests);
-    if (!set_up(w, hooks, serving, cache)) {
+    if (!set_up(w, hooks, serving, cache, shared)) {
         int error = errno;
 
         worker_destroy(w);

@@ -15,10 +15,11 @@ struct worker;
 
 /*
  * A worker for the configuration, of which it takes a reference. The cache, for servers that are local, may be NULL if
- * there are none. NULL with errno set when the system refuses.
+ * there are none; shared is an array, one a pool. NULL with errno set when the system refuses.
  */
 struct worker *worker_create(struct config *config, const struct cproxy_hooks *hooks,
-                             const struct cproxy_serving *serving, struct cache *cache) MUST_CHECK;
+                             const struct cproxy_serving *serving, struct cache *cache,
+                             const struct cproxy_shared *shared) MUST_CHECK;
 
 /* Starts its thread. False with errno set. */
 bool worker_start(struct worker *w) MUST_CHECK;

@@ -560,8 +560,8 @@ static void check_flood(void)
     struct cache *cache = new_cache(MIB, true);
     bool are_spread = true;
 
-    for (size_t i = 0; i < ARRAY_LEN(cache->secrets); i++)
-        are_spread &= growth_with(43, cache->secrets[i]) < 1024 && growth_with(0, cache->secrets[i]) < 1024;
+    for (size_t i = 0; i < ARRAY_LEN(cache->hash.secrets); i++)
+        are_spread &= growth_with(43, cache->hash.secrets[i]) < 1024 && growth_with(0, cache->hash.secrets[i]) < 1024;
     check(are_spread, "other secrets spread keys that collide");
     check(growth_with(0, UINT64_C(0x9216d5d98979fb1b)) < 1024 && growth_with(0, UINT64_C(0xb7e151628aed2a6b)) < 1024,
           "and without them, no keys are known to");
@@ -588,7 +588,7 @@ static void note_one(void *arg, struct cache_item *item)
         crowd->seen[key[1]]++;
     crowd->sum++;
     if (crowd->added < crowd->to_add)
-        set_number(crowd->cache, crowd->cache->secrets[2], CROWD + crowd->added++);
+        set_number(crowd->cache, crowd->cache->hash.secrets[2], CROWD + crowd->added++);
 }
 
 /* The fewest times that one of the crowd was told. */
@@ -613,7 +613,7 @@ static void check_crowd(void)
 
     crowd.cache = new_cache(4 * MIB, true);
     for (uint64_t i = 0; i < CROWD; i++)
-        set_number(crowd.cache, crowd.cache->secrets[2], i);
+        set_number(crowd.cache, crowd.cache->hash.secrets[2], i);
     check(walk_crowd(&crowd) == 1 && crowd.sum == CROWD, "a walk tells each of %d items of one bucket once", CROWD);
     crowd.to_add = 2 * CROWD;
     check(walk_crowd(&crowd) >= 1 && crowd.added == crowd.to_add && crowd.sum >= 2 * CROWD,
