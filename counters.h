@@ -42,6 +42,7 @@
     X(TOTAL, tot_downstream_queue_full, "requests refused by downstream_queue_max or _bytes")                \
     X(TOTAL, tot_downstream_swallowed, "replies that came too late and were dropped")                        \
     X(TOTAL, tot_get_joined, "gets that were asked for in the line of another")                              \
+    X(TOTAL, tot_squashed, "gets that were answered with the reply to another")                              \
     X(TOTAL, tot_retry, "requests sent again on another connection")                                         \
     X(TOTAL, tot_upstream_paused, "times a client was left unread")                                          \
     X(TOTAL, tot_upstream_unpaused, "times it was read again")                                               \
@@ -53,6 +54,27 @@
     X(TOTAL, err_downstream_bad_reply, "connections to servers closed for a malformed reply")                \
     X(TOTAL, err_upstream_bad_data, "values of clients that were refused")                                   \
     X(TOTAL, err_proxy, "requests answered with an error of moxi's own")
+
+/* X(name, help): of the near cache */
+#define FRONT_COUNTERS(X)                                                              \
+    X(tot_get_hits, "keys that were answered for from it")                             \
+    X(tot_get_misses, "keys that it did not have")                                     \
+    X(tot_get_expires, "keys that it had for too long")                                \
+    X(tot_get_stale, "hits past their lifespan")                                       \
+    X(tot_adds, "values and misses that were kept")                                    \
+    X(tot_add_bytes, "bytes of these")                                                 \
+    X(tot_add_skips, "those that were not kept for lack of room")                      \
+    X(tot_add_fails, "those that could not be kept, being too large or written since") \
+    X(tot_deletes, "keys taken out by a write")                                        \
+    X(tot_evictions, "keys taken out to make room for others")                         \
+    X(tot_saved_requests, "requests for which no server was asked")                    \
+    X(tot_saved_bytes, "bytes of replies that no server has sent")
+
+struct front_counters {
+#define X(name, help) uint64_t name;
+    FRONT_COUNTERS(X)
+#undef X
+};
 
 struct command_counters {
     uint64_t seen;
@@ -67,6 +89,7 @@ struct counters {
 #define X(kind, name, help) uint64_t name;
     COUNTERS(X)
 #undef X
+    struct front_counters front;
     struct command_counters regular[OP_COUNT];
     struct command_counters quiet[OP_COUNT]; /* noreply */
 };

@@ -214,7 +214,7 @@ static void relay_done(struct request *r, const struct outcome *outcome)
     client_finish(r, &out);
 }
 
-static const struct request_ops relay_ops = {
+const struct request_ops cproxy_relay_ops = {
     .hit = relay_hit,
     .begin = relay_begin,
     .data = relay_data,
@@ -268,10 +268,14 @@ void cproxy_send(struct request *r, uint32_t server)
     struct downstream *d = r->pool->downstreams[server];
 
     r->server = server;
-    if (d == NULL)
+    if (d == NULL) {
         local_run(r->pool->local, r);
-    else
-        downstream_enqueue(d, client_pin(r, d), r);
+        return;
+    }
+    r->conn = client_pin(r, d);
+    if (UNLIKELY(r->leads))
+        share_lead(r);
+    downstream_enqueue(d, r->conn, r);
 }
 
 /* --- admission --- */
@@ -293,7 +297,7 @@ static void start(struct request *r)
         broadcast_admit(r);
         return;
     }
-    r->ops = &relay_ops;
+    r->ops = UNLIKELY(r->leads || r->fills) ? &share_ops : &cproxy_relay_ops;
     if (op_flags((enum opcode)r->op) & OPF_LOCAL) {
         local_run(ps->local, r);
         return;
@@ -355,6 +359,8 @@ static void flush_orphan(const struct request *r, uint32_t server)
     share->deadline_us = r->deadline_us;
     share->answered = true;
     share->orphan = true;
+    if (r->guarded)
+        share_hold(share);
     send_orphan(share, server);
 }
 
@@ -594,6 +600,8 @@ void cproxy_ask_again(struct request *r)
     r->first = 0;
     r->cursor = 0;
     set_deadline(r, r->pool->loop->now_us);
+    if (UNLIKELY(r->pool->shared->guard != NULL) && share_admit(r))
+        return;
     cproxy_take_slot(r);
 }
 
@@ -606,6 +614,8 @@ void cproxy_admit(struct request *r)
     if (!(op_flags((enum opcode)r->op) & OPF_KEY) && answer_here(r))
         return;
     set_deadline(r, r->start_us);
+    if (UNLIKELY(ps->shared->guard != NULL) && share_admit(r))
+        return;
     cproxy_take_slot(r);
 }
 
@@ -632,15 +642,21 @@ static bool create_backends(struct pool_state *ps, struct cache *cache)
 
 bool cproxy_shared_setup(struct cproxy_shared *shared, const struct pool *pool)
 {
+    const struct settings *s = &pool->settings;
+    bool has_front = s->front_cache_lifespan_ms > 0 && s->front_cache_spec[0] != '\0';
+
     memset(shared, 0, sizeof(*shared));
-    if (!pool->settings.squash)
+    if (!s->squash && !has_front)
         return true;
     shared->guard = guard_create();
-    return shared->guard != NULL;
+    if (shared->guard != NULL && has_front)
+        shared->front = front_create(s, shared->guard);
+    return shared->guard != NULL && (shared->front != NULL || !has_front);
 }
 
 void cproxy_shared_teardown(struct cproxy_shared *shared)
 {
+    front_destroy(shared->front);
     guard_destroy(shared->guard);
 }
 
@@ -663,7 +679,7 @@ struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool,
     estimate = ps->settings->client_buffer_max / (WINDOW_START + 1);
     ps->value_estimate = estimate < VALUE_ESTIMATE_START ? (uint32_t)estimate : VALUE_ESTIMATE_START;
     evtimer_assign(&ps->wait_timer, loop->base, on_wait, ps);
-    if (!feeds_setup(ps)) {
+    if (!share_setup(ps) || !feeds_setup(ps)) {
         pool_state_destroy(ps);
         return NULL;
     }
@@ -691,6 +707,7 @@ void pool_state_destroy(struct pool_state *ps)
     free(ps->downstreams);
     local_destroy(ps->local);
     free(ps->timings);
+    share_teardown(ps);
     pthread_mutex_destroy(&ps->clients_mutex);
     free(ps);
 }

@@ -25,6 +25,8 @@
 #include "counters.h"
 #include "cproxy_config.h"
 #include "cproxy_downstream.h"
+#include "cproxy_front.h"
+#include "cproxy_item.h"
 #include "cproxy_local.h"
 #include "guard.h"
 #include "htgram.h"
@@ -73,6 +75,7 @@ struct timings {
 /* What a pool's workers have in common: immutable, but for what it points to. */
 struct cproxy_shared {
     struct guard *guard; /* NULL: no reply is kept, nor shared */
+    struct front *front; /* NULL: none is kept */
 };
 
 struct pool_state {
@@ -85,6 +88,9 @@ struct pool_state {
     struct downstream **downstreams; /* one a server, in the pool's order; NULL: it is local */
     struct local *local;             /* NULL: no server is */
     const struct cproxy_shared *shared;
+
+    struct request **flights; /* what may be followed: cproxy_share.c; NULL: nothing */
+    struct item_out items;    /* replies from the near cache */
 
     /* this worker's; a change of its links takes the mutex, as others may look (clients_tell) */
     struct client *clients; /* all of them, linked by next */
@@ -171,6 +177,45 @@ void cproxy_finish_text(struct request *r, struct outcome *outcome, struct spanq
 
 /* For an outcome of a retrieval: servers that cannot be asked have nothing, so the client gets a miss. */
 struct outcome cproxy_read_outcome(const struct request *r, const struct outcome *outcome);
+
+/* The reply of one server, relayed as it comes. */
+extern const struct request_ops cproxy_relay_ops;
+
+/* --- cproxy_share.c: only where the pool has a guard --- */
+
+/* Before it has a slot. True: it is answered, or will be with the reply to another. */
+bool share_admit(struct request *r) MUST_CHECK;
+
+/* For one that share_admit has marked: `leads`, when its server is known; `leads` or `fills`, for its reply. */
+void share_lead(struct request *r);
+extern const struct request_ops share_ops;
+
+/* The client of r goes while it is on a connection. True: others need its reply, so it has to stay, without owner. */
+bool share_carry(struct request *r);
+
+/* A share of a flush_all: the guard knows of it until it is released. */
+void share_hold(struct request *r);
+
+/* request.left of all of these. */
+void share_left(struct request *r);
+
+/* A key of a retrieval of several, before a server is asked: *ticket is for filling, then. */
+enum front_result share_look(const struct request *r, const struct rkey *key, struct guard_ticket *ticket,
+                             struct front_hit *hit) MUST_CHECK;
+
+/*
+ * The reply to a part of one, for the near cache: share_set_fill says which key is next. While a value arrives,
+ * `filling` is not NULL if it is to be kept.
+ */
+void share_set_fill(struct request *part, const struct rkey *key, const struct guard_ticket *ticket);
+void share_begin_fill(struct request *r, const struct rkey *key, const struct hit *hit);
+void share_fill(struct request *r, const uint8_t *p, size_t n);
+void share_end_fill(struct request *r);
+void share_fill_miss(struct request *r, const struct rkey *key);
+
+/* Once a pool_state. False when memory ran out. */
+bool share_setup(struct pool_state *ps) MUST_CHECK;
+void share_teardown(struct pool_state *ps);
 
 /* --- cproxy_multiget.c --- */
 
@@ -290,6 +335,9 @@ void client_set_put_off(struct request *r, bool put_off);
  */
 uint32_t client_pin(struct request *r, const struct downstream *d);
 void client_unpin(struct request *r, const struct outcome *outcome);
+
+/* Likewise, but it has to be this connection. False: it must not be. */
+bool client_pin_to(struct request *r, uint32_t conn) MUST_CHECK;
 
 /* Whether r's client has been answered all that it asked before r. */
 bool client_is_next(const struct request *r);

@@ -59,6 +59,15 @@ struct settings {
     uint32_t pace_us;  /* unit of the pause before a poll under load, to gather what arrives meanwhile; 0: none */
     uint32_t pace_min; /* load (loop_load) from which a worker pauses */
 
+    /* the near cache; off when the lifespan is 0, or the spec is empty */
+    uint32_t front_cache_max;
+    uint64_t front_cache_bytes;
+    uint32_t front_cache_lifespan_ms;
+    uint32_t front_cache_miss_lifespan_ms; /* 0: misses are not kept */
+    uint32_t front_cache_stale_ms;
+    char front_cache_spec[SETTING_TEXT_MAX + 1]; /* keyspec.h */
+    char front_cache_unspec[SETTING_TEXT_MAX + 1];
+
     /* counters */
     uint32_t time_stats; /* 1: latency histograms for `stats proxy timings` */
 };

@@ -2,7 +2,7 @@
 /*
  * cproxy_local - requests run on the cache: see cproxy_local.h.
  *
- *   retrievals   cache_get --> a value of up to COPY_VALUE_MAX bytes: copied behind its head, one ops->hit
+ *   retrievals   cache_get --> a small value: copied behind its head, one ops->hit (cproxy_item.c)
  *                         \--> a larger one: ops->begin, data with a reference to the item, end
  *   stores       an item is allocated, filled from the request, and stored
  *   the rest     one call of the cache, one outcome
@@ -20,7 +20,6 @@
 #include "watch.h"
 
 enum {
-    COPY_VALUE_MAX = 16 * 1024, /* a value up to this size is copied out of its item */
     CLOCK_US = 1000,            /* how old the time may be that the cache knows */
     MEGABYTES_MAX = 1000000000, /* of cache_memlimit: more are bytes by mistake */
     MEGABYTES_MIN = 8,
@@ -64,64 +63,9 @@ struct outcome local_store_outcome(enum cache_result result)
 
 /* --- retrievals --- */
 
-static void release_item(void *item)
-{
-    cache_item_release(item);
-}
-
-/* Room for n bytes of scratch, until the next call; NULL when memory ran out. */
-static uint8_t *scratch_room(struct local *l, size_t n)
-{
-    struct chunk *chunk = l->scratch;
-
-    if (chunk != NULL && chunk->refs == 1)
-        chunk->used = 0;
-    if (chunk == NULL || chunk_room(chunk) < n) {
-        if (chunk != NULL)
-            chunk_unref(chunk);
-        l->scratch = chunk = chunk_alloc(bufs_of(l), CHUNK_LARGE);
-    }
-    return chunk != NULL ? chunk->data + chunk->used : NULL;
-}
-
-static bool copy_hit(struct local *l, struct request *r, struct hit *hit, struct cache_item *item)
-{
-    size_t rest = hit->value_len + hit->tail_len;
-    uint8_t *p = scratch_room(l, hit->head_len + rest);
-
-    if (p == NULL)
-        return false;
-    memcpy(p, hit->head, hit->head_len);
-    memcpy(p + hit->head_len, cache_item_value(item), rest);
-    /* Nobody may append behind what is referred to. */
-    l->scratch->used += hit->head_len + rest;
-    hit->head = p;
-    r->ops->hit(r, hit, l->scratch, p, hit->head_len + rest);
-    cache_item_release(item);
-    return true;
-}
-
-static bool refer_hit(struct local *l, struct request *r, const struct hit *hit, struct cache_item *item)
-{
-    struct chunk *chunk = chunk_borrow(bufs_of(l), release_item, item);
-
-    if (chunk == NULL)
-        return false;
-    r->ops->begin(r, hit);
-    r->ops->data(r, chunk, cache_item_value(item), hit->value_len + hit->tail_len);
-    r->ops->end(r);
-    chunk_unref(chunk);
-    return true;
-}
-
 bool local_send_hit(struct local *l, struct request *r, uint32_t i, struct cache_item *item, const struct facts *facts)
 {
-    uint8_t head[HIT_HEAD_MAX];
-    struct hit hit = {
-        .key = i, .facts = *facts, .value_len = item->nvalue, .tail_len = r->codec->value_tail, .head = head};
-
-    hit.head_len = r->codec->compose_head(r, &hit, head);
-    return item->nvalue <= COPY_VALUE_MAX ? copy_hit(l, r, &hit, item) : refer_hit(l, r, &hit, item);
+    return item_send(&l->out, r, i, item, cache_item_value(item), item->nvalue, facts);
 }
 
 uint32_t local_exptime(const struct local *l, int64_t exptime)
@@ -454,6 +398,7 @@ struct local *local_create(struct loop *loop, struct cache *cache, const struct 
     l->cache = cache;
     l->hooks = hooks;
     l->serving = serving;
+    item_out_setup(&l->out, loop);
     walks_setup(l);
     return l;
 }
@@ -463,7 +408,6 @@ void local_destroy(struct local *l)
     if (l == NULL)
         return;
     walks_teardown(l);
-    if (l->scratch != NULL)
-        chunk_unref(l->scratch);
+    item_out_teardown(&l->out);
     free(l);
 }

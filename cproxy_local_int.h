@@ -12,6 +12,7 @@
 #define CPROXY_LOCAL_INT_H
 
 #include "codec.h"
+#include "cproxy_item.h"
 #include "cproxy_local.h"
 
 struct walk;
@@ -21,9 +22,9 @@ struct local {
     struct cache *cache;
     const struct local_hooks *hooks;
     const struct local_serving *serving;
-    struct chunk *scratch; /* values are copied here; NULL: none yet */
-    uint64_t clock_us;     /* when the cache was last told the time */
-    struct walk *walks;    /* that are not at their end, by next: the first is next to make a step */
+    struct item_out out;
+    uint64_t clock_us;  /* when the cache was last told the time */
+    struct walk *walks; /* that are not at their end, by next: the first is next to make a step */
     struct walk *last_walk;
     struct event walk_timer; /* the next step */
 };

@@ -62,16 +62,18 @@ struct multiget {
     uint32_t num_out;   /* parts on their way */
     uint32_t num_again; /* slots in SLOT_AGAIN */
     bool any_value;
+    bool was_asked;    /* a server was asked for something */
     enum result error; /* of a part that failed for another reason than that its server is away; NONE: none */
     struct spanq error_text;
-    struct spanq gathered;  /* small values that wait */
-    size_t waiting_bytes;   /* values that were not handed on */
-    size_t arriving_bytes;  /* those that are not whole yet, nor passed on while they arrive: all of them */
-    struct slot *slots;     /* one a key */
-    uint8_t *states;        /* enum slot_state, one a key */
-    uint32_t *servers;      /* one a key */
-    struct request **parts; /* one a server: NULL, or on its way */
-    uint32_t *last;         /* one a server: the last key that was added to its part */
+    struct spanq gathered;        /* small values that wait */
+    size_t waiting_bytes;         /* values that were not handed on */
+    size_t arriving_bytes;        /* those that are not whole yet, nor passed on while they arrive: all of them */
+    struct slot *slots;           /* one a key */
+    uint8_t *states;              /* enum slot_state, one a key */
+    uint32_t *servers;            /* one a key */
+    struct request **parts;       /* one a server: NULL, or on its way */
+    uint32_t *last;               /* one a server: the last key that was added to its part */
+    struct guard_ticket *tickets; /* one a key, for the near cache; NULL: it has none of them */
 };
 
 static struct loop *loop_of(const struct request *r)
@@ -137,9 +139,8 @@ static bool emit(struct request *r)
 }
 
 /* A value is in its slot. */
-static void count_value(struct request *part, size_t n)
+static void count_value(struct request *r, size_t n)
 {
-    struct request *r = part->parent;
     struct multiget *m = r->parts;
 
     m->any_value = true;
@@ -150,11 +151,11 @@ static void count_value(struct request *part, size_t n)
         client_wrote(r);
 }
 
-static bool copy_value(struct request *part, uint32_t key, const uint8_t *p, size_t n)
+static bool copy_value(struct request *r, uint32_t key, const uint8_t *p, size_t n)
 {
-    struct multiget *m = part->parent->parts;
+    struct multiget *m = r->parts;
     struct slot *slot = &m->slots[key];
-    uint8_t *to = spanq_reserve(&m->gathered, &loop_of(part)->bufs, n, CHUNK_MEDIUM, NULL);
+    uint8_t *to = spanq_reserve(&m->gathered, &loop_of(r)->bufs, n, CHUNK_MEDIUM, NULL);
 
     if (to == NULL)
         return false;
@@ -167,34 +168,52 @@ static bool copy_value(struct request *part, uint32_t key, const uint8_t *p, siz
     return true;
 }
 
-static bool refer_value(struct request *part, uint32_t key, struct chunk *chunk, uint8_t *p, size_t n)
+static bool refer_value(struct request *r, uint32_t key, struct chunk *chunk, uint8_t *p, size_t n)
 {
-    struct multiget *m = part->parent->parts;
+    struct multiget *m = r->parts;
     struct spanq *queue = &m->slots[key].queue;
 
     spanq_init(queue);
-    if (!spanq_refer(queue, &loop_of(part)->bufs, chunk, p, n))
+    if (!spanq_refer(queue, &loop_of(r)->bufs, chunk, p, n))
         return false;
     m->states[key] = SLOT_QUEUE;
     return true;
 }
 
+/* Puts a whole value in its slot. False when memory ran out. */
+static bool put_value(struct request *r, uint32_t key, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    bool ok = n <= GATHER_COPY_MAX ? copy_value(r, key, p, n) : refer_value(r, key, chunk, p, n);
+
+    client_holds(r, n);
+    if (ok)
+        count_value(r, n);
+    return ok;
+}
+
+/* A value begins, that is to be kept in the near cache maybe. */
+static void begin_fill(struct request *part, const struct hit *hit)
+{
+    const struct multiget *m = part->parent->parts;
+
+    if (m->tickets == NULL)
+        return;
+    share_set_fill(part, &part->keys[hit->key], &m->tickets[hit->key]);
+    share_begin_fill(part, &part->keys[hit->key], hit);
+}
+
 static void part_hit(struct request *part, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
 {
-    bool ok;
+    struct request *r = part->parent;
 
     cproxy_learn_value(part->pool, n);
     part->num_hits++;
-    if (put_off(part, hit->key))
-        return;
-    client_holds(part->parent, n);
-    if (n <= GATHER_COPY_MAX)
-        ok = copy_value(part, hit->key, p, n);
-    else
-        ok = refer_value(part, hit->key, chunk, p, n);
-    if (ok)
-        count_value(part, n);
-    else
+    begin_fill(part, hit);
+    if (part->filling != NULL) {
+        share_fill(part, p + hit->head_len, hit->value_len);
+        share_end_fill(part);
+    }
+    if (!put_off(part, hit->key) && !put_value(r, hit->key, chunk, p, n))
         fail_memory(part);
 }
 
@@ -206,6 +225,7 @@ static void part_begin(struct request *part, const struct hit *hit)
 
     cproxy_learn_value(part->pool, bytes);
     part->num_hits++;
+    begin_fill(part, hit);
     if (put_off(part, hit->key))
         return;
     client_holds(part->parent, bytes);
@@ -253,6 +273,8 @@ static void stream(struct request *part)
 
 static void part_data(struct request *part, struct chunk *chunk, uint8_t *p, size_t n)
 {
+    if (part->filling != NULL)
+        share_fill(part, p, n);
     if (!part->in_value)
         return;
     if (!spanq_add(&part->held, &loop_of(part)->bufs, chunk, p, n))
@@ -266,6 +288,8 @@ static void part_end(struct request *part)
     struct multiget *m = part->parent->parts;
     size_t n = part->held.bytes;
 
+    if (part->filling != NULL)
+        share_end_fill(part);
     if (!part->in_value)
         return;
     part->in_value = false;
@@ -280,7 +304,7 @@ static void part_end(struct request *part)
     spanq_init(&m->slots[part->value_key].queue);
     spanq_concat(&m->slots[part->value_key].queue, &part->held);
     m->states[part->value_key] = SLOT_QUEUE;
-    count_value(part, n);
+    count_value(part->parent, n);
 }
 
 static void keep_error(struct request *part, const struct outcome *outcome)
@@ -295,6 +319,15 @@ static void keep_error(struct request *part, const struct outcome *outcome)
         m->error = RESULT_NO_MEMORY;
 }
 
+/* A server has no such key. */
+static void fill_miss(struct request *part, uint32_t i)
+{
+    const struct multiget *m = part->parent->parts;
+
+    share_set_fill(part, &part->keys[i], &m->tickets[i]);
+    share_fill_miss(part, &part->keys[i]);
+}
+
 static void part_done(struct request *part, const struct outcome *outcome)
 {
     struct request *r = part->parent;
@@ -306,8 +339,11 @@ static void part_done(struct request *part, const struct outcome *outcome)
     if (part->num_hits == 0 && outcome->result == RESULT_END)
         cproxy_learn_value(part->pool, 0);
     for (uint32_t i = part->first; i != RKEY_END; i = part->keys[i].next)
-        if (m->states[i] == SLOT_PENDING)
+        if (m->states[i] == SLOT_PENDING) {
             m->states[i] = SLOT_MISS;
+            if (m->tickets != NULL && outcome->result == RESULT_END)
+                fill_miss(part, i);
+        }
     keep_error(part, outcome);
     m->num_out--;
     client_unpin(part, outcome);
@@ -329,7 +365,8 @@ static const struct request_ops part_ops = {
 static struct multiget *multiget_create(struct request *r)
 {
     size_t n = r->num_keys, servers = r->pool->pool->num_servers;
-    size_t size = sizeof(struct multiget) + n * (sizeof(struct slot) + sizeof(uint32_t) + 1) +
+    size_t tickets = r->fills ? n * sizeof(struct guard_ticket) : 0;
+    size_t size = sizeof(struct multiget) + tickets + n * (sizeof(struct slot) + sizeof(uint32_t) + 1) +
                   servers * (sizeof(struct request *) + sizeof(uint32_t));
     struct chunk *chunk = chunk_alloc(&loop_of(r)->bufs, size);
     struct multiget *m;
@@ -339,7 +376,8 @@ static struct multiget *multiget_create(struct request *r)
     m = (struct multiget *)chunk->data;
     memset(m, 0, sizeof(*m));
     m->chunk = chunk;
-    m->slots = (struct slot *)(m + 1);
+    m->tickets = r->fills ? (struct guard_ticket *)(m + 1) : NULL;
+    m->slots = (struct slot *)((uint8_t *)(m + 1) + tickets);
     m->parts = (struct request **)(m->slots + n);
     m->servers = (uint32_t *)(m->parts + servers);
     m->last = m->servers + n;
@@ -428,6 +466,68 @@ static void rewind_to_again(struct request *r)
     client_set_put_off(r, false);
 }
 
+/* --- values from the near cache: item_send gives them to the request itself --- */
+
+static void near_hit(struct request *r, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    if (!put_value(r, hit->key, chunk, p, n))
+        client_fail(r->owner, "out of memory");
+}
+
+static void near_begin(struct request *r, const struct hit *hit)
+{
+    struct multiget *m = r->parts;
+    struct spanq *queue = &m->slots[hit->key].queue;
+
+    r->value_key = hit->key;
+    spanq_init(queue);
+    m->states[hit->key] = SLOT_QUEUE;
+    client_holds(r, hit->head_len + hit->value_len + hit->tail_len);
+    if (!spanq_copy(queue, &loop_of(r)->bufs, hit->head, hit->head_len))
+        client_fail(r->owner, "out of memory");
+}
+
+static void near_data(struct request *r, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    struct multiget *m = r->parts;
+
+    if (!spanq_add(&m->slots[r->value_key].queue, &loop_of(r)->bufs, chunk, p, n))
+        client_fail(r->owner, "out of memory");
+}
+
+static void near_end(struct request *r)
+{
+    struct multiget *m = r->parts;
+
+    count_value(r, m->slots[r->value_key].queue.bytes);
+}
+
+static const struct request_ops near_ops = {.hit = near_hit, .begin = near_begin, .data = near_data, .end = near_end};
+
+/* Whether the near cache knows of a key. */
+static bool look_near(struct request *r, uint32_t i)
+{
+    struct multiget *m = r->parts;
+    struct front_hit hit;
+
+    switch (share_look(r, &r->keys[i], &m->tickets[i], &hit)) {
+    case FRONT_ASK:
+        return false;
+    case FRONT_MISS:
+        m->states[i] = SLOT_MISS;
+        return true;
+    case FRONT_HIT:
+        break;
+    }
+    r->ops = &near_ops;
+    if (!item_send(&r->pool->items, r, i, hit.item, hit.value, hit.value_len, &hit.facts)) {
+        cache_item_release(hit.item);
+        client_fail(r->owner, "out of memory");
+    }
+    counter_add(&r->pool->counters.front.tot_saved_bytes, hit.value_len);
+    return true;
+}
+
 /* Asks for the next keys, as many as the window allows. */
 void multiget_ask(struct request *r)
 {
@@ -440,7 +540,7 @@ void multiget_ask(struct request *r)
     end = r->num_keys - m->next_key > window ? m->next_key + window : r->num_keys;
 
     for (; m->next_key < end && fits_line(r, m->next_key); m->next_key++)
-        if (m->states[m->next_key] == SLOT_PENDING)
+        if (m->states[m->next_key] == SLOT_PENDING && (m->tickets == NULL || !look_near(r, m->next_key)))
             add_key(r, m->next_key);
     /* Counted before the first is sent: a part may come back at once. */
     for (uint32_t s = 0; s < servers; s++)
@@ -449,6 +549,7 @@ void multiget_ask(struct request *r)
         if (m->parts[s] == NULL)
             continue;
         counter_add(&r->pool->counters.tot_multiget_parts, 1);
+        m->was_asked = true;
         cproxy_send(m->parts[s], s);
     }
     if (m->num_out == 0)
@@ -490,7 +591,7 @@ bool multiget_admit(struct request *r, uint32_t *server)
     struct multiget *m;
 
     *server = 0;
-    if (fits && r->pool->pool->num_servers == 1)
+    if (fits && r->pool->pool->num_servers == 1 && !r->fills)
         return false;
     m = multiget_create(r);
     if (m == NULL) {
@@ -499,7 +600,7 @@ bool multiget_admit(struct request *r, uint32_t *server)
         return true;
     }
     r->parts = m;
-    if (route_all(r, m) && fits) {
+    if (route_all(r, m) && fits && !r->fills) {
         *server = m->servers[0];
         multiget_free(r);
         return false;
@@ -519,6 +620,8 @@ static void finish(struct request *r)
     spanq_init(&m->error_text);
     if (!m->any_value && m->error != RESULT_NONE)
         outcome.result = m->error;
+    if (!m->was_asked && m->error == RESULT_NONE)
+        counter_add(&r->pool->counters.front.tot_saved_requests, 1);
     multiget_free(r);
     cproxy_release_slot(r);
     outcome.text = outcome.result == RESULT_ERROR ? (const uint8_t *)"" : NULL;

@@ -242,6 +242,32 @@ static void tell_stats(struct writer *w, uint32_t pool)
     }
 }
 
+static void tell_frontcache(struct writer *w, uint32_t pool)
+{
+    const struct pool *p = &stats.config->pools[pool];
+    struct front *front = worker_pool(stats.workers[0], pool)->shared->front;
+    struct front_sums sums = {0};
+    struct counters c;
+    char prefix[64];
+
+    snprintf(prefix, sizeof(prefix), "%u:%s:frontcache", p->port, p->name);
+    if (front != NULL)
+        sums = front_sums(front);
+    line(w, "%s:is_on %d", prefix, front != NULL);
+    line(w, "%s:max %u", prefix, p->settings.front_cache_max);
+    line(w, "%s:max_bytes %llu", prefix, (unsigned long long)p->settings.front_cache_bytes);
+    line(w, "%s:curr_items %llu", prefix, (unsigned long long)sums.items);
+    line(w, "%s:curr_bytes %llu", prefix, (unsigned long long)sums.bytes);
+    line(w, "%s:evicted_for_bytes %llu", prefix, (unsigned long long)sums.evicted);
+    pthread_mutex_lock(&stats.mutex);
+    gather_counters(pool, &c);
+    subtract_baseline(pool, &c);
+    pthread_mutex_unlock(&stats.mutex);
+#define X(name, help) line(w, "%s:" #name " %llu", prefix, (unsigned long long)c.front.name);
+    FRONT_COUNTERS(X)
+#undef X
+}
+
 static void tell_htgram(struct writer *w, const char *prefix, const struct htgram *h)
 {
     line(w, "%s:count %llu", prefix, (unsigned long long)h->total);
@@ -297,8 +323,9 @@ enum {
     TELL_STATS = 1 << 3,
     TELL_TIMINGS = 1 << 4,
     TELL_CONFIG = 1 << 5,
-    TELL_ALL = TELL_INFO | TELL_SETTINGS | TELL_BEHAVIORS | TELL_STATS | TELL_TIMINGS | TELL_CONFIG,
-    TELL_RESET = 1 << 6,
+    TELL_FRONTCACHE = 1 << 6,
+    TELL_ALL = TELL_INFO | TELL_SETTINGS | TELL_BEHAVIORS | TELL_FRONTCACHE | TELL_STATS | TELL_TIMINGS | TELL_CONFIG,
+    TELL_RESET = 1 << 7,
 };
 
 static const struct {
@@ -310,6 +337,7 @@ static const struct {
     {"info", TELL_INFO},
     {"settings", TELL_SETTINGS},
     {"behaviors", TELL_BEHAVIORS},
+    {"frontcache", TELL_FRONTCACHE},
     {"stats", TELL_STATS},
     {"timings", TELL_TIMINGS},
     {"config", TELL_CONFIG},
@@ -349,6 +377,8 @@ static void tell(struct writer *w, unsigned what)
             tell_config(w, pool);
         if (what & TELL_BEHAVIORS)
             tell_behaviors(w, pool);
+        if (what & TELL_FRONTCACHE)
+            tell_frontcache(w, i);
         if (what & TELL_STATS)
             tell_stats(w, i);
         if (what & TELL_TIMINGS)
@@ -364,7 +394,7 @@ bool stats_proxy(struct pool_state *ps, const uint8_t *arg, size_t len, struct s
     const char *end = "END\r\n";
 
     if (what == 0) {
-        end = "CLIENT_ERROR usage: stats proxy [all|info|settings|behaviors|stats|timings|config|reset]\r\n";
+        end = "CLIENT_ERROR usage: stats proxy [all|info|settings|behaviors|frontcache|stats|timings|config|reset]\r\n";
     } else if (what == TELL_RESET) {
         reset();
         end = "RESET\r\n";

@@ -238,6 +238,22 @@ uint32_t client_pin(struct request *r, const struct downstream *d)
     return pin->conn;
 }
 
+bool client_pin_to(struct request *r, uint32_t conn)
+{
+    struct pin *pin;
+
+    if (r->pool->settings->downstream_conn_max == 1)
+        return true;
+    pin = pin_of(r);
+    if (pin == NULL)
+        return conn == 0;
+    if (pin->num_out > 0 && pin->conn != conn)
+        return false;
+    pin->conn = conn;
+    pin->num_out++;
+    return true;
+}
+
 void client_unpin(struct request *r, const struct outcome *outcome)
 {
     struct pin *pin;
@@ -348,7 +364,8 @@ static void abandon(struct client *c, struct request *r)
     else if (r->parts != NULL)
         broadcast_abandon(r);
     cproxy_release_slot(r);
-    request_let_go(&loop->requests, &loop->bufs, &r);
+    if (!share_carry(r))
+        request_let_go(&loop->requests, &loop->bufs, &r);
 }
 
 static void link_client(struct pool_state *ps, struct client *c)

@@ -10,8 +10,10 @@ struct guard *guard_create(void)
     struct guard *g = aligned_alloc(_Alignof(struct guard), sizeof(*g));
 
     /* All zeros: nothing is being written. */
-    if (g != NULL)
-        memset(g, 0, sizeof(*g));
+    if (g == NULL)
+        return NULL;
+    memset(g, 0, sizeof(*g));
+    keyhash_setup(&g->hash, 0);
     return g;
 }
 

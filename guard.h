@@ -9,14 +9,15 @@
  * since. guard_begin_all and guard_end_all are for what writes all keys.
  *
  * Keys are told apart by some bits of their hash: two of them may be one to a guard, which only makes a ticket bad that
- * could be good. Any thread may call any function at any time, but for create and destroy; nothing waits.
+ * could be good. The hash is the guard's own, keyhash_of(&g->hash, …). Any thread may call any function at any time,
+ * but for create and destroy; nothing waits.
  */
 #ifndef GUARD_H
 #define GUARD_H
 
 #include <stdatomic.h>
 
-#include "util.h"
+#include "keyhash.h"
 
 enum {
     GUARD_PLACES = 8192,
@@ -27,6 +28,7 @@ enum {
 typedef _Atomic uint64_t guard_word;
 
 struct guard {
+    struct keyhash hash; /* of whoever uses it */
     guard_word all;
     _Alignas(64) guard_word keys[GUARD_PLACES];
 };

@@ -99,6 +99,8 @@ void request_release(struct request_pool *pool, struct bufpool *bufs, struct req
     struct request *r = *rp;
 
     *rp = NULL;
+    if (UNLIKELY(r->left != NULL))
+        r->left(r);
     if (!spanq_empty(&r->value))
         spanq_clear(&r->value, bufs);
     if (!spanq_empty(&r->held))

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "buf.h"
+#include "guard.h"
 #include "util.h"
 
 enum { AUTH_VALUE_MAX = 2 + 2 * 255 }; /* bytes of the value of OP_AUTH that are looked at */
@@ -214,6 +215,7 @@ struct outcome {
     const struct facts *facts; /* of a meta command that has succeeded; NULL: none */
 };
 
+struct cache_item;
 struct request;
 
 /*
@@ -278,6 +280,9 @@ struct request {
     bool put_off;    /* values were dropped, its client being owed too much; they will be asked for again */
     bool parked;     /* put_off, and all replies have come: it waits for its turn to ask again */
     bool has_slot;   /* counts for downstream_max */
+    bool guarded;    /* the guard was told that it writes its keys, or all */
+    bool fills;      /* its reply is to be kept */
+    bool leads;      /* others may follow it */
     uint8_t tries;   /* how often it was sent again */
     uint32_t server; /* index of its server in the pool */
     uint32_t conn;   /* orphan, waiting: the connection that it takes, behind its client's earlier requests */
@@ -315,6 +320,16 @@ struct request {
     size_t held_whole; /* bytes of held up to the last whole value, while in_value */
     uint32_t num_hits;
     uint64_t reply_bytes; /* bytes of values so far */
+
+    /* what is kept of its reply, or shared: cproxy_share.c */
+    void (*left)(struct request *r); /* called when it is released; NULL: not */
+    struct guard_ticket ticket;
+    uint64_t hash;               /* of its only key */
+    struct cache_item *filling;  /* a value that arrives is copied there */
+    size_t filled;               /* bytes of it so far, */
+    size_t fill_len;             /* and in all */
+    struct request *followers;   /* that have the same reply, by next_down */
+    struct request *next_flight; /* link in the list of those that may be followed */
 
     /* a request that was split in parts, or that goes to everyone */
     void *parts;        /* the module's own, see cproxy_multiget.c and cproxy_broadcast.c */

@@ -92,7 +92,9 @@ static void check_settings_refused(void)
         {"downstream_maxx=1", "downstream_maxx: unknown"},
         {"downstream_ma=1", "downstream_ma: unknown"},
         {"DOWNSTREAM_MAX=1", "unknown"},
-        {"front_cache_lifespan=100", "front_cache_lifespan: not supported by this version"},
+        {"front_cache_lifespan=fast", "front_cache_lifespan"},
+        {"front_cache_bytes=1k", "front_cache_bytes"},
+        {"front_cache_max=0", "front_cache_max"},
         {"key_stats_max=1", "not supported by this version"},
         {"optimize_set=a", "not supported by this version"},
         {"bucket=a", "not supported by this version"},
@@ -226,7 +228,7 @@ static void check_table(void)
             if (strcmp(other->name, row->name) == 0 || other->offset == row->offset)
                 check(false, "%s and %s are two things", other->name, row->name);
     }
-    check(n == 25, "%u settings", n);
+    check(n == 33, "%u settings", n);
 }
 
 static void check_settings_help(void)

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cproxy_front - the near cache of a pool: what servers have answered is kept for some milliseconds, and given to
+ * whoever asks meanwhile, in any worker.
+ *
+ *   front_get --> an item, or word that there is none --> the reply
+ *           \---> ask a server --> front_begin_fill, front_fill, front_end_fill; or front_fill_miss
+ *   front_forget: a write of the key begins
+ *
+ * The promise: through one moxi, nobody reads what is older than a write that was acknowledged. It takes the pool's
+ * guard. A write is told to the guard, then takes the key out of here (front_forget), then goes to its server; and what
+ * was read is only kept while its ticket is good, which is looked at under the lock of the key that front_forget takes
+ * as well. So what is here was read after all writes of its key had ended, until the next begins.
+ *
+ * Which keys are kept is said by front_cache_spec and _unspec, how many by front_cache_max and front_cache_bytes, and
+ * how long by front_cache_lifespan, front_cache_miss_lifespan and front_cache_stale. When there are as many as there
+ * may be, a key is kept that was asked for twice lately, instead of one that nobody has asked for since it was last
+ * looked at: so what is asked for once goes by without cost.
+ *
+ * Any thread may call any function at any time, but for create and destroy.
+ */
+#ifndef CPROXY_FRONT_H
+#define CPROXY_FRONT_H
+
+#include "cache.h"
+#include "counters.h"
+#include "cproxy_config.h"
+#include "guard.h"
+#include "keyhash.h"
+#include "request.h"
+
+/* What may be known of an item besides its value and flags; a bit set. */
+enum {
+    FRONT_UNIQUE = 1 << 0, /* its unique */
+    FRONT_STATE = 1 << 1,  /* that it is not stale, and nobody was told to renew it */
+    FRONT_KEY = 1 << 2,    /* how its key was given: facts.is_binary */
+};
+
+struct front;
+
+/* The guard must outlive it. NULL when memory ran out. */
+struct front *front_create(const struct settings *settings, struct guard *guard) MUST_CHECK;
+void front_destroy(struct front *f); /* NULL is allowed */
+
+/* Whether a key may be kept at all. */
+bool front_wants(const struct front *f, const struct rkey *key);
+
+struct front_hit {
+    struct cache_item *item; /* with a reference, the caller's now */
+    uint8_t *value;          /* CR LF follow it */
+    size_t value_len;
+    struct facts facts;
+};
+
+enum front_result {
+    FRONT_ASK,  /* nothing is known: ask a server, and draw a ticket first */
+    FRONT_HIT,  /* it is in *hit */
+    FRONT_MISS, /* servers have no such key */
+};
+
+/* Looks for a key. hash: of the key, by the guard's hash; needs: what must be known of it; n: the worker's counters. */
+enum front_result front_get(struct front *f, uint64_t hash, const struct rkey *key, unsigned needs, uint64_t now_us,
+                            struct counters *n, struct front_hit *hit) MUST_CHECK;
+
+/*
+ * A value is arriving, of value_len bytes; knows: which of its facts are known. NULL: it will not be kept. What is
+ * returned gets all of the value by front_fill, and ends in front_end_fill, or in cache_item_release if the value does
+ * not.
+ */
+struct cache_item *front_begin_fill(struct front *f, uint64_t hash, const struct rkey *key, size_t value_len,
+                                    const struct facts *facts, unsigned knows, struct counters *n) MUST_CHECK;
+
+/* The part of the value that begins `at` bytes in. */
+void front_fill(struct cache_item *item, size_t at, const uint8_t *p, size_t len);
+
+/* It is whole. ticket: what was drawn before it was asked for. */
+void front_end_fill(struct front *f, uint64_t hash, struct cache_item *item, const struct guard_ticket *ticket,
+                    uint64_t now_us, struct counters *n);
+
+/* A server has no such key. */
+void front_fill_miss(struct front *f, uint64_t hash, const struct rkey *key, const struct guard_ticket *ticket,
+                     uint64_t now_us, struct counters *n);
+
+/* A write of the key has begun, as the guard has been told. */
+void front_forget(struct front *f, uint64_t hash, const struct rkey *key, struct counters *n);
+
+/* All keys will be written by a delayed flush_all, about delay_s seconds from now: nothing is kept beyond that. */
+void front_flush_later(struct front *f, uint32_t delay_s, uint64_t now_us);
+
+/* For stats: keys that are kept, bytes that these take, and keys that have gone for lack of memory, ever. */
+struct front_sums {
+    uint64_t items;
+    uint64_t bytes;
+    uint64_t evicted;
+};
+
+struct front_sums front_sums(struct front *f);
+
+#endif

@@ -1,0 +1,519 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cproxy_share - replies that serve for more than the request that they are to: kept in the near cache (cproxy_front),
+ * and given to all who ask the same at once (squash).
+ *
+ *   share_admit   a write: the guard is told, and the near cache forgets the key; until the request is released
+ *                 a plain read: from the near cache; or it follows one that is on its way; or it goes to a server, its
+ *                 reply to be kept, and others may follow it
+ *   share_ops     the reply to one of these: to the near cache, to the followers, and as every other to its client
+ *
+ * Plain reads are those that tell nothing of an item but what does not change unless it is written: get, mg with v f k
+ * s q O b, get and its kin in the binary protocol. What they need, and what the reply to one tells, differs by protocol
+ * (needs_of, knows_of).
+ *
+ * A follower stands in no queue but its leader's list; who leads is on a connection. It is as if both had been asked at
+ * once: it follows only while the leader's ticket is good, so no write lies between them, and only a leader that takes
+ * the connection that it would have taken, so that what its client asks after it is carried out after it. If a leader's
+ * client goes, the leader stays, as a carrier, for its followers.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cproxy.h"
+
+enum {
+    FLIGHT_PLACES = 1024,
+    FLIGHTS_EACH = 8, /* in one place: where there are as many, what comes is not to be followed */
+};
+
+/* What of a meta get may change something. */
+#define CHANGING_TERMS \
+    (TERM_TOUCH | TERM_TOUCH_FIRST | TERM_RECACHE | TERM_VIVIFY | TERM_NEW_UNIQUE | TERM_INVALIDATE | TERM_REMOVE_VALUE)
+#define PLAIN_TERMS (TERM_QUIET | TERM_BASE64 | TERM_VALUE | TERM_FLAGS | TERM_SIZE)
+
+static struct guard *guard_of(const struct request *r)
+{
+    return r->pool->shared->guard;
+}
+
+static struct front *front_of(const struct request *r)
+{
+    return r->pool->shared->front;
+}
+
+static uint64_t hash_of(const struct request *r, const struct rkey *key)
+{
+    return keyhash_of(&guard_of(r)->hash, key->p, key->len);
+}
+
+/* --- what a request is --- */
+
+static bool is_write(const struct request *r)
+{
+    switch (r->op) {
+    case OP_GET:
+    case OP_GETS:
+    case OP_META_DEBUG:
+        return false;
+    case OP_META_GET:
+        return (r->terms.bits & CHANGING_TERMS) != 0;
+    default:
+        return true;
+    }
+}
+
+static bool is_plain_read(const struct request *r)
+{
+    if (r->op == OP_META_GET)
+        return !(r->terms.bits & ~(uint32_t)PLAIN_TERMS);
+    return r->op == OP_GET || (r->op == OP_GETS && r->codec == &codec_binary);
+}
+
+/* Whether the flags of a meta command have one of two letters. */
+static bool has_flag(const struct request *r, char one, char other)
+{
+    bool begins = true;
+
+    for (size_t i = 0; i < r->arg_len; i++) {
+        if (begins && (r->arg[i] == one || r->arg[i] == other))
+            return true;
+        begins = r->arg[i] == ' ';
+    }
+    return false;
+}
+
+/* What the reply to a plain read has to tell, besides value and flags: see cproxy_front.h. */
+static unsigned needs_of(const struct request *r)
+{
+    if (r->op == OP_GETS)
+        return FRONT_UNIQUE;
+    if (r->op != OP_META_GET)
+        return 0;
+    return FRONT_STATE | (has_flag(r, 'k', 'b') ? FRONT_KEY : 0);
+}
+
+/* And what it tells. */
+static unsigned knows_of(const struct request *r)
+{
+    if (r->op == OP_GETS)
+        return FRONT_UNIQUE;
+    if (r->op != OP_META_GET)
+        return 0;
+    return FRONT_STATE | (has_flag(r, 'k', 'k') ? FRONT_KEY : 0);
+}
+
+static bool wants_value(const struct request *r)
+{
+    return r->op != OP_META_GET || (r->terms.bits & TERM_VALUE);
+}
+
+/* Whether the reply to a plain read is of use to others: it has value and flags. */
+static bool tells_all(const struct request *r)
+{
+    return r->op != OP_META_GET || (~r->terms.bits & (TERM_VALUE | TERM_FLAGS)) == 0;
+}
+
+/* --- flights: requests that may be followed --- */
+
+static struct request **flights_of(const struct request *r)
+{
+    return &r->pool->flights[(r->hash >> 32) % FLIGHT_PLACES];
+}
+
+void share_lead(struct request *r)
+{
+    struct request **place = flights_of(r);
+    unsigned n = 0;
+
+    for (const struct request *other = *place; other != NULL; other = other->next_flight)
+        n++;
+    if (n >= FLIGHTS_EACH)
+        return;
+    r->next_flight = *place;
+    *place = r;
+}
+
+static void leave_flights(struct request *r)
+{
+    struct request **link = flights_of(r);
+
+    while (*link != NULL && *link != r)
+        link = &(*link)->next_flight;
+    if (*link != NULL)
+        *link = r->next_flight;
+    r->leads = false;
+}
+
+/* Whether what the server tells the leader is what it would tell r. */
+static bool may_follow(const struct request *r, const struct request *leader)
+{
+    return leader->hash == r->hash && leader->keys[0].len == r->keys[0].len &&
+           memcmp(leader->keys[0].p, r->keys[0].p, r->keys[0].len) == 0 && !leader->got_reply &&
+           (leader->codec == &codec_binary) == (r->codec == &codec_binary) && (needs_of(r) & ~knows_of(leader)) == 0 &&
+           guard_is_good(guard_of(r), r->hash, &leader->ticket);
+}
+
+/* Whether r is answered with the reply to another. */
+static bool follow(struct request *r)
+{
+    struct request *leader = *flights_of(r);
+
+    while (leader != NULL && !may_follow(r, leader))
+        leader = leader->next_flight;
+    if (leader == NULL)
+        return false;
+    r->server = leader->server;
+    if (!client_pin_to(r, leader->conn))
+        return false;
+    r->ops = &cproxy_relay_ops;
+    r->in_conn = true;
+    r->next_down = leader->followers;
+    leader->followers = r;
+    counter_add(&r->pool->counters.tot_squashed, 1);
+    return true;
+}
+
+bool share_carry(struct request *r)
+{
+    if (r->followers == NULL)
+        return false;
+    r->owner = NULL;
+    spanq_clear(&r->held, &r->pool->loop->bufs);
+    return true;
+}
+
+/* --- the near cache --- */
+
+static void answered_here(struct request *r, struct outcome *outcome)
+{
+    struct front_counters *n = &r->pool->counters.front;
+
+    counter_add(&n->tot_saved_requests, 1);
+    counter_add(&n->tot_saved_bytes, r->reply_bytes);
+    if (r->put_off) {
+        r->parked = true;
+        client_wrote(r);
+    } else {
+        client_finish(r, outcome);
+    }
+}
+
+/* Whether it is answered from the near cache. */
+static bool answer(struct request *r)
+{
+    struct pool_state *ps = r->pool;
+    struct outcome outcome = {.result = RESULT_END};
+    struct front_hit hit;
+
+    switch (front_get(front_of(r), r->hash, &r->keys[0], needs_of(r), ps->loop->now_us, &ps->counters, &hit)) {
+    case FRONT_ASK:
+        return false;
+    case FRONT_MISS:
+        break;
+    case FRONT_HIT:
+        r->ops = &cproxy_relay_ops;
+        if (!wants_value(r)) {
+            outcome = (struct outcome){.result = RESULT_FOUND, .facts = &hit.facts};
+            r->num_hits = 1;
+            cache_item_release(hit.item);
+        } else if (!item_send(&ps->items, r, 0, hit.item, hit.value, hit.value_len, &hit.facts)) {
+            outcome.result = RESULT_NO_MEMORY;
+            cache_item_release(hit.item);
+        }
+        break;
+    }
+    answered_here(r, &outcome);
+    return true;
+}
+
+enum front_result share_look(const struct request *r, const struct rkey *key, struct guard_ticket *ticket,
+                             struct front_hit *hit)
+{
+    struct pool_state *ps = r->pool;
+    uint64_t hash;
+    enum front_result result;
+
+    /* A ticket that is never good. */
+    *ticket = (struct guard_ticket){.key = GUARD_PENDING};
+    if (!front_wants(front_of(r), key))
+        return FRONT_ASK;
+    hash = hash_of(r, key);
+    result = front_get(front_of(r), hash, key, needs_of(r), ps->loop->now_us, &ps->counters, hit);
+    if (result == FRONT_ASK)
+        *ticket = guard_ask(guard_of(r), hash);
+    return result;
+}
+
+void share_begin_fill(struct request *r, const struct rkey *key, const struct hit *hit)
+{
+    const struct facts *facts = &hit->facts;
+
+    if (facts->is_stale || facts->is_sent || facts->won || !guard_is_good(guard_of(r), r->hash, &r->ticket))
+        return;
+    r->filling = front_begin_fill(front_of(r), r->hash, key, hit->value_len, facts, knows_of(r), &r->pool->counters);
+    r->filled = 0;
+    r->fill_len = hit->value_len;
+    r->left = share_left;
+}
+
+void share_fill(struct request *r, const uint8_t *p, size_t n)
+{
+    /* Without what stands behind the value. */
+    if (n > r->fill_len - r->filled)
+        n = r->fill_len - r->filled;
+    front_fill(r->filling, r->filled, p, n);
+    r->filled += n;
+}
+
+void share_end_fill(struct request *r)
+{
+    assert(r->filled == r->fill_len);
+    front_end_fill(front_of(r), r->hash, r->filling, &r->ticket, r->pool->loop->now_us, &r->pool->counters);
+    r->filling = NULL;
+}
+
+void share_fill_miss(struct request *r, const struct rkey *key)
+{
+    if (guard_is_good(guard_of(r), r->hash, &r->ticket))
+        front_fill_miss(front_of(r), r->hash, key, &r->ticket, r->pool->loop->now_us, &r->pool->counters);
+}
+
+void share_set_fill(struct request *part, const struct rkey *key, const struct guard_ticket *ticket)
+{
+    part->hash = hash_of(part, key);
+    part->ticket = *ticket;
+}
+
+/* --- the reply to one whose reply others may have --- */
+
+/* A value for a follower: with a head of its own. */
+static void begin_follower(struct request *r, const struct hit *hit)
+{
+    uint8_t head[HIT_HEAD_MAX];
+    struct hit own = *hit;
+
+    /* Only one is told to renew it. */
+    own.facts.is_sent |= own.facts.won;
+    own.facts.won = false;
+    own.head_len = r->codec->compose_head(r, &own, head);
+    own.head = head;
+    r->ops->begin(r, &own);
+}
+
+static void share_hit(struct request *r, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    uint8_t *value = p + hit->head_len;
+
+    if (r->fills) {
+        r->fills = false;
+        share_begin_fill(r, &r->keys[0], hit);
+    }
+    if (r->filling != NULL) {
+        share_fill(r, value, hit->value_len);
+        share_end_fill(r);
+    }
+    for (struct request *other = r->followers; other != NULL; other = other->next_down) {
+        if (other->answered)
+            continue;
+        if (other->op == OP_GET && r->op == OP_GET) {
+            other->ops->hit(other, hit, chunk, p, n);
+            continue;
+        }
+        begin_follower(other, hit);
+        other->ops->data(other, chunk, value, hit->value_len + hit->tail_len);
+        other->ops->end(other);
+    }
+    if (r->owner != NULL)
+        cproxy_relay_ops.hit(r, hit, chunk, p, n);
+}
+
+static void share_begin(struct request *r, const struct hit *hit)
+{
+    if (r->fills) {
+        r->fills = false;
+        share_begin_fill(r, &r->keys[0], hit);
+    }
+    for (struct request *other = r->followers; other != NULL; other = other->next_down)
+        if (!other->answered)
+            begin_follower(other, hit);
+    if (r->owner != NULL)
+        cproxy_relay_ops.begin(r, hit);
+}
+
+static void share_data(struct request *r, struct chunk *chunk, uint8_t *p, size_t n)
+{
+    if (r->filling != NULL)
+        share_fill(r, p, n);
+    for (struct request *other = r->followers; other != NULL; other = other->next_down)
+        if (!other->answered)
+            other->ops->data(other, chunk, p, n);
+    if (r->owner != NULL)
+        cproxy_relay_ops.data(r, chunk, p, n);
+}
+
+static void share_end(struct request *r)
+{
+    if (r->filling != NULL)
+        share_end_fill(r);
+    for (struct request *other = r->followers; other != NULL; other = other->next_down)
+        if (!other->answered)
+            other->ops->end(other);
+    if (r->owner != NULL)
+        cproxy_relay_ops.end(r);
+}
+
+static void end_followers(struct request *followers, const struct outcome *outcome)
+{
+    struct request *r;
+
+    while ((r = followers) != NULL) {
+        followers = r->next_down;
+        request_left_conn(&r->pool->loop->requests, &r->pool->loop->bufs, r, outcome);
+    }
+}
+
+static void share_done(struct request *r, const struct outcome *outcome)
+{
+    struct outcome theirs = *outcome;
+    struct request *followers = r->followers;
+
+    if (r->leads)
+        leave_flights(r);
+    if (r->fills && outcome->result == RESULT_END)
+        share_fill_miss(r, &r->keys[0]);
+    r->fills = false;
+    r->followers = NULL;
+    /* Errors are lines that all have; what else the server wrote was for one. */
+    if (theirs.result != RESULT_ERROR)
+        theirs.text = NULL;
+    theirs.facts = NULL;
+    if (r->owner != NULL)
+        cproxy_relay_ops.done(r, outcome);
+    else
+        request_let_go(&r->pool->loop->requests, &r->pool->loop->bufs, &r);
+    end_followers(followers, &theirs);
+}
+
+const struct request_ops share_ops = {
+    .hit = share_hit,
+    .begin = share_begin,
+    .data = share_data,
+    .end = share_end,
+    .done = share_done,
+};
+
+/* --- writes --- */
+
+static void hold_key(struct request *r, const struct rkey *key, uint64_t hash)
+{
+    guard_begin(guard_of(r), hash);
+    if (front_of(r) != NULL)
+        front_forget(front_of(r), hash, key, &r->pool->counters);
+}
+
+void share_hold(struct request *r)
+{
+    r->guarded = true;
+    r->left = share_left;
+    if (r->op == OP_FLUSH_ALL)
+        guard_begin_all(guard_of(r));
+    else if (r->num_keys == 1)
+        hold_key(r, &r->keys[0], r->hash = hash_of(r, &r->keys[0]));
+    else
+        for (uint32_t i = 0; i < r->num_keys; i++)
+            hold_key(r, &r->keys[i], hash_of(r, &r->keys[i]));
+}
+
+static void end_hold(const struct request *r)
+{
+    if (r->op == OP_FLUSH_ALL)
+        guard_end_all(guard_of(r));
+    else if (r->num_keys == 1)
+        guard_end(guard_of(r), r->hash);
+    else
+        for (uint32_t i = 0; i < r->num_keys; i++)
+            guard_end(guard_of(r), hash_of(r, &r->keys[i]));
+}
+
+/* flush_all with a delay happens when its time has come, with nobody there to say so. */
+static void flush_later(const struct request *r)
+{
+    uint64_t now_us = r->pool->loop->now_us;
+    uint32_t now = util_unix_seconds(now_us);
+    uint32_t at = r->exptime > 0 ? cache_exptime(r->exptime, now) : 0;
+
+    if (at > now && front_of(r) != NULL)
+        front_flush_later(front_of(r), at - now, now_us);
+}
+
+void share_left(struct request *r)
+{
+    const struct outcome lost = {.result = RESULT_CLOSED};
+    struct request *followers = r->followers;
+
+    if (r->guarded)
+        end_hold(r);
+    if (r->leads)
+        leave_flights(r);
+    if (r->filling != NULL)
+        cache_item_release(r->filling);
+    r->followers = NULL;
+    end_followers(followers, &lost);
+}
+
+/* --- admission --- */
+
+/* A retrieval of several keys looks for each when it asks. */
+static bool wants_any(const struct request *r)
+{
+    for (uint32_t i = 0; i < r->num_keys; i++)
+        if (front_wants(front_of(r), &r->keys[i]))
+            return true;
+    return false;
+}
+
+bool share_admit(struct request *r)
+{
+    bool is_wanted;
+
+    if (r->op == OP_FLUSH_ALL)
+        flush_later(r);
+    if (r->op == OP_FLUSH_ALL || ((op_flags((enum opcode)r->op) & OPF_KEY) && is_write(r)))
+        share_hold(r);
+    if (!(op_flags((enum opcode)r->op) & OPF_KEY) || !is_plain_read(r))
+        return false;
+    if (r->num_keys > 1) {
+        r->fills = front_of(r) != NULL && wants_any(r);
+        return false;
+    }
+    is_wanted = front_of(r) != NULL && front_wants(front_of(r), &r->keys[0]);
+    if (!is_wanted && !r->pool->settings->squash)
+        return false;
+    r->hash = hash_of(r, &r->keys[0]);
+    if ((is_wanted && answer(r)) || (r->pool->settings->squash && follow(r)))
+        return true;
+    if (!tells_all(r))
+        return false;
+    r->fills = is_wanted;
+    r->leads = r->pool->settings->squash;
+    r->ticket = guard_ask(guard_of(r), r->hash);
+    r->left = share_left;
+    return false;
+}
+
+bool share_setup(struct pool_state *ps)
+{
+    item_out_setup(&ps->items, ps->loop);
+    if (!ps->settings->squash)
+        return true;
+    ps->flights = calloc(FLIGHT_PLACES, sizeof(*ps->flights));
+    return ps->flights != NULL;
+}
+
+void share_teardown(struct pool_state *ps)
+{
+    item_out_teardown(&ps->items);
+    free(ps->flights);
+}

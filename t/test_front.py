@@ -1,0 +1,675 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""test_front - replies that serve for more than one request: the near cache (front_cache_*), and squash.
+
+What moxi asks a server that the test plays shows what it has answered itself. test_model.py has random sessions.
+
+Run as /usr/bin/python3 t/test_front.py [Class[.test]].
+"""
+
+import struct
+import time
+import unittest
+
+from moxilib import QUIET, Client, MoxiTest, await_true, ms, proxy_stats
+from moxi_mock import LONG, value
+from test_binary import DELETEQ, FLUSHQ, GAT, GET, GETK, GETQ, INCR, NOOP, SET, SETQ, TOUCH, answer, count, expire, packet, store
+
+FLAGS0 = struct.pack(">I", 0)
+KEPT = {"front_cache_lifespan": ms(60000), "front_cache_spec": "k|n", "front_cache_unspec": "kept-out", "get_join_max": 1,
+        "client_buffer_max": 1 << 30, **LONG}
+
+# What is a write: by a client, as the server sees it (None: the same), the server's answer, and what the client gets (None: that).
+TEXT_WRITES = [
+    (b"set k 0 0 1\r\nx\r\n", None, b"STORED\r\n", None),
+    (b"set k 0 0 1 noreply\r\nx\r\n", b"set k 0 0 1\r\nx\r\n", b"STORED\r\n", b""),
+    (b"add k 0 0 1\r\nx\r\n", None, b"NOT_STORED\r\n", None),
+    (b"replace k 0 0 1\r\nx\r\n", None, b"SERVER_ERROR out of memory storing object\r\n", None),
+    (b"append k 0 0 1\r\nx\r\n", None, b"STORED\r\n", None),
+    (b"prepend k 0 0 1 noreply\r\nx\r\n", b"prepend k 0 0 1\r\nx\r\n", b"STORED\r\n", b""),
+    (b"cas k 0 0 1 5\r\nx\r\n", None, b"EXISTS\r\n", None),
+    (b"incr k 1\r\n", None, b"11\r\n", None),
+    (b"decr k 1\r\n", None, b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n", None),
+    (b"touch k 10\r\n", None, b"TOUCHED\r\n", None),
+    (b"delete k\r\n", None, b"DELETED\r\n", None),
+    (b"delete k noreply\r\n", b"delete k\r\n", b"NOT_FOUND\r\n", b""),
+    (b"gat 10 k\r\n", None, value(b"k", b"x") + b"END\r\n", None),
+    (b"gats 10 a k b\r\n", None, b"VALUE k 0 1 5\r\nx\r\nEND\r\n", None),
+    (b"flush_all\r\n", None, b"OK\r\n", None),
+    (b"flush_all noreply\r\n", b"flush_all\r\n", b"OK\r\n", b""),
+]
+META_WRITES = [
+    (b"ms k 1\r\nx\r\n", None, b"HD\r\n", None),
+    (b"ms k 1 MA\r\nx\r\n", None, b"NS\r\n", None),
+    (b"ms k 1 q\r\nx\r\nmn\r\n", b"ms k 1\r\nx\r\n", b"HD\r\n", b"MN\r\n"),
+    (b"md k\r\n", None, b"HD\r\n", None),
+    (b"md k I T30\r\n", None, b"HD\r\n", None),
+    (b"md k q\r\nmn\r\n", b"md k\r\n", b"HD\r\n", b"MN\r\n"),
+    (b"ma k\r\n", None, b"HD\r\n", None),
+    (b"mg k v T30\r\n", None, b"VA 1\r\nx\r\n", None),
+    (b"mg k v N30\r\n", None, b"VA 1 W\r\nx\r\n", None),
+    (b"mg k v R30\r\n", None, b"VA 1 W\r\nx\r\n", None),
+]
+
+
+def get(key=b"k", data=b"v", flags=0):
+    return value(key, data, flags) + b"END\r\n"
+
+
+class FrontTest(MoxiTest):
+    def one(self, settings=None, threads=1, base=KEPT):
+        """A mock, moxi before it, and a client of each worker: those come in turn."""
+        mock = self.mock()
+        moxi = self.moxi([mock], dict(base, **(settings or {})), threads=threads)
+        return mock, moxi, self.client(moxi), self.client(moxi)
+
+    def served(self, client, server, request, reply, as_sent=None, as_told=None):
+        """A request that the server sees, and answers."""
+        client.send(request)
+        server.expect(as_sent or request).send(reply)
+        client.expect(reply if as_told is None else as_told)
+
+    def first(self, mock, client, request=b"get k\r\n", reply=get()):
+        """The same, on a new connection."""
+        client.send(request)
+        server = mock.accept_expect(request)
+        server.send(reply)
+        client.expect(reply)
+        return server
+
+    @staticmethod
+    def stats(moxi, sub, name):
+        client = Client(moxi.port)
+        stats = proxy_stats(client, sub)
+        client.close()
+        return int(stats["%d:default:%s" % (moxi.port, name)])
+
+    def counter(self, moxi, name):
+        return self.stats(moxi, b"frontcache", "frontcache:" + name)
+
+    def proxied(self, moxi, name):
+        return self.stats(moxi, b"stats", "pstd_stats:" + name)
+
+
+class NearCache(FrontTest):
+    def test_hits(self):
+        mock, moxi, a, b = self.one()
+        server = self.first(mock, a, b"get k\r\n", get(b"k", b"hello", 7))
+        for client in (a, b):
+            client.ask(b"get k\r\n", get(b"k", b"hello", 7))
+        self.served(b, server, b"get other\r\n", get(b"other"))
+        self.served(b, server, b"get other\r\n", get(b"other"))
+        self.served(b, server, b"get kept-out\r\n", get(b"kept-out"))
+        self.served(b, server, b"get kept-out\r\n", get(b"kept-out"))
+
+    def test_all_workers(self):
+        mock, moxi, a, b = self.one(threads=2)
+        self.first(mock, a)
+        b.ask(b"get k\r\n", get())
+        self.assertFalse(mock.pending())
+
+    def test_no_spec_nothing(self):
+        for base in (dict(LONG, front_cache_lifespan=ms(60000)), dict(LONG, front_cache_spec="k")):
+            mock, moxi, a, _ = self.one(base=base)
+            server = self.first(mock, a)
+            self.served(a, server, b"get k\r\n", get())
+
+    def test_every_key(self):
+        mock, moxi, a, b = self.one({"front_cache_spec": "@all"})
+        self.first(mock, a, b"get \xff!\r\n", get(b"\xff!"))
+        b.ask(b"get \xff!\r\n", get(b"\xff!"))
+
+    def test_lifespan(self):
+        """Not less than what was asked for, and not much more."""
+        span = ms(300)
+        mock, moxi, a, b = self.one({"front_cache_lifespan": span})
+        server = self.first(mock, a)
+        end = time.monotonic() + span / 1000
+        while not server.readable():
+            early = time.monotonic() < end
+            b.send(b"get k\r\n")
+            if not server.readable(0.005):
+                b.expect(get())
+        self.assertFalse(early and time.monotonic() < end - 0.05)
+        server.expect(b"get k\r\n").send(get(b"k", b"new"))
+        b.expect(get(b"k", b"new"))
+        a.ask(b"get k\r\n", get(b"k", b"new"))
+
+    def test_protocols(self):
+        """What one protocol's reply tells serves others, as far as they need no more."""
+        mock, moxi, a, b = self.one({"downstream_protocol": "meta"})
+        self.first(mock, a, b"mg k v f k O1\r\n", b"VA 1 f7 kk O1\r\nv\r\n")
+        server = mock.conns[0]
+        b.ask(b"get k\r\n", get(flags=7))
+        b.ask(b"mg k v s f q O99\r\n", b"VA 1 s1 f7 O99\r\nv\r\n")
+        b.ask(b"mg k\r\n", b"HD\r\n").ask(b"mg k s f\r\n", b"HD s1 f7\r\n")
+        b.ask(b"mg aw== b v k\r\n", b"VA 1 kk\r\nv\r\n")
+        for flags in (b"c", b"t", b"h", b"l", b"v u"):
+            self.served(b, server, b"mg k %s\r\n" % flags, b"EN\r\n")
+        self.served(b, server, b"me k\r\n", b"EN\r\n")
+        # A client of the binary protocol is told the unique, which the first did not ask for; who asks then, knows.
+        c = self.client(moxi)
+        c.send(packet(GET, b"k"))
+        asked = server.line()
+        self.assertIn(b" c", asked)
+        server.send(b"VA 1 f7 c55\r\nv\r\n")
+        c.expect(answer(GET, b"", struct.pack(">I", 7), b"v", cas=55))
+        c.ask(packet(GETK, b"k"), answer(GETK, b"k", struct.pack(">I", 7), b"v", cas=55))
+
+    def test_binary(self):
+        mock, moxi, a, b = self.one({"downstream_protocol": "ascii"})
+        server = self.first(mock, a)
+        b.send(packet(GET, b"k"))
+        server.expect(b"gets k\r\n").send(b"VALUE k 0 1 55\r\nv\r\nEND\r\n")
+        b.expect(answer(GET, b"", FLAGS0, b"v", cas=55))
+        b.ask(packet(GETK, b"k", opaque=b"1234"), answer(GETK, b"k", FLAGS0, b"v", cas=55, opaque=b"1234"))
+        b.ask(packet(GETQ, b"k") + packet(NOOP), answer(GETQ, b"", FLAGS0, b"v", cas=55) + answer(NOOP))
+        a.ask(b"get k\r\n", get())
+        self.served(a, server, b"gets k\r\n", b"VALUE k 0 1 55\r\nv\r\nEND\r\n")
+
+    def test_stale_items_are_not_kept(self):
+        """The server says that somebody should renew it, and who: that is for each to be told."""
+        mock, moxi, a, b = self.one({"downstream_protocol": "meta"})
+        server = self.first(mock, a, b"mg k v f\r\n", b"VA 1 f0 X W\r\nv\r\n")
+        self.served(b, server, b"mg k v f\r\n", b"VA 1 f0 X Z\r\nv\r\n")
+
+    def each_write(self, protocol, writes):
+        mock, moxi, a, b = self.one({"downstream_protocol": protocol, "downstream_timeout": ms(60000)})
+        server = self.first(mock, a) if protocol != "meta" else self.first(mock, a, b"mg k v f\r\n", b"VA 1 f0\r\nv\r\n")
+        again, reply = (b"get k\r\n", get()) if protocol != "meta" else (b"mg k v f\r\n", b"VA 1 f0\r\nv\r\n")
+        for request, as_sent, result, as_told in writes:
+            with self.subTest(request=request):
+                b.ask(again, reply)
+                b.send(request)
+                server.expect(as_sent or request)
+                # While it is on its way, what is read is not kept.
+                a.send(again)
+                server.expect(again).send(result + reply)
+                b.expect(result if as_told is None else as_told)
+                a.expect(reply)
+                a.turn()
+                b.turn()
+                self.served(a, server, again, reply)
+
+    def test_writes_in_text(self):
+        self.each_write("ascii", TEXT_WRITES)
+
+    def test_meta_writes(self):
+        self.each_write("meta", META_WRITES)
+
+    def test_binary_writes(self):
+        mock, moxi, a, b = self.one({"downstream_protocol": "ascii"})
+        server = self.first(mock, a)
+        for request, as_sent, result in [
+                (store(SET, b"k", b"x"), b"set k 0 0 1\r\nx\r\n", b"STORED\r\n"), (store(SETQ, b"k", b"x"), b"set k 0 0 1\r\nx\r\n", b"STORED\r\n"),
+                (packet(DELETEQ, b"k"), b"delete k\r\n", b"DELETED\r\n"), (packet(FLUSHQ), b"flush_all\r\n", b"OK\r\n"),
+                (expire(TOUCH, b"k", 5), b"touch k 5\r\n", b"TOUCHED\r\n"),
+                (expire(GAT, b"k", 5), b"gats 5 k\r\n", b"VALUE k 0 1 5\r\nx\r\nEND\r\n"),
+                (count(INCR, b"k", exptime=0xffffffff), b"incr k 1\r\n", b"11\r\n")]:
+            with self.subTest(request=request):
+                a.ask(b"get k\r\n", get())
+                b.send(request + packet(NOOP, opaque=b"mark"))
+                server.expect(as_sent).send(result)
+                b.read_until(b"\x81\x0a" + b"\0" * 10 + b"mark" + b"\0" * 8)
+                self.served(a, server, b"get k\r\n", get())
+
+    def test_too_large(self):
+        """A set that moxi refuses takes the old value away, as memcached does."""
+        mock, moxi, a, b = self.one({"item_size_max": 10})
+        server = self.first(mock, a)
+        b.send(b"set k 0 0 11\r\n%s\r\n" % (b"x" * 11))
+        server.expect(b"delete k\r\n").send(b"DELETED\r\n")
+        b.expect(b"SERVER_ERROR object too large for cache\r\n")
+        self.served(a, server, b"get k\r\n", b"END\r\n")
+
+    def test_answer_older_than_a_write(self):
+        """Asked before a write, answered after it: by another connection, that of another worker."""
+        mock, moxi, a, b = self.one(threads=2)
+        a.send(b"get k\r\n")
+        reads = mock.accept_expect(b"get k\r\n")
+        b.send(b"set k 0 0 3\r\nnew\r\n")
+        writes = mock.accept_expect(b"set k 0 0 3\r\nnew\r\n")
+        writes.send(b"STORED\r\n")
+        b.expect(b"STORED\r\n")
+        reads.send(get(b"k", b"old"))
+        a.expect(get(b"k", b"old"))
+        self.served(a, reads, b"get k\r\n", get(b"k", b"new"))
+        b.ask(b"get k\r\n", get(b"k", b"new"))
+
+    def test_own_write_pipelined(self):
+        """A get behind its client's set is not answered with what another client has read meanwhile."""
+        mock, moxi, a, b = self.one(threads=2)
+        server = self.first(mock, a)
+        b.send(b"set k 0 0 3\r\nnew\r\nget k\r\n")
+        writes = mock.accept_expect(b"set k 0 0 3\r\nnew\r\nget k\r\n")
+        self.served(a, server, b"get k\r\n", get())
+        writes.send(b"STORED\r\n" + get(b"k", b"new"))
+        b.expect(b"STORED\r\n" + get(b"k", b"new"))
+        self.served(a, server, b"get k\r\n", get(b"k", b"new"))
+
+    def test_write_that_times_out(self):
+        """Nobody knows when it is carried out: until the server says so, nothing is kept."""
+        mock, moxi, a, b = self.one({"downstream_timeout": ms(200)}, threads=2)
+        server = self.first(mock, a)
+        b.send(b"set k 0 0 3\r\nnew\r\n")
+        writes = mock.accept_expect(b"set k 0 0 3\r\nnew\r\n")
+        b.expect(b"SERVER_ERROR proxy downstream timeout %s\r\n" % mock.host)
+        self.served(a, server, b"get k\r\n", get())
+        self.served(a, server, b"get k\r\n", get())
+        writes.send(b"STORED\r\n")
+        await_true(lambda: self.proxied(moxi, "tot_downstream_swallowed") == 1, "the reply is dropped")
+        self.served(a, server, b"get k\r\n", get(b"k", b"new"))
+        a.ask(b"get k\r\n", get(b"k", b"new"))
+
+    def test_client_gone_with_its_write(self):
+        mock, moxi, a, b = self.one(threads=2)
+        server = self.first(mock, a)
+        b.send(b"set k 0 0 3 noreply\r\nnew\r\n")
+        writes = mock.accept_expect(b"set k 0 0 3\r\nnew\r\n")
+        b.reset()
+        await_true(lambda: self.proxied(moxi, "num_upstream") == 2, "moxi sees it go")
+        self.served(a, server, b"get k\r\n", get())
+        self.served(a, server, b"get k\r\n", get())
+        writes.send(b"STORED\r\n")
+        await_true(lambda: self.proxied(moxi, "tot_downstream_swallowed") == 1, "the reply is dropped")
+        self.served(a, server, b"get k\r\n", get(b"k", b"new"))
+        a.ask(b"get k\r\n", get(b"k", b"new"))
+
+    def test_multiget(self):
+        mock, moxi, a, b = self.one()
+        server = self.first(mock, a, b"get k1 x k2\r\n", value(b"k1", b"1") + value(b"x", b"2") + get(b"k2", b"3"))
+        b.ask(b"get k2 k1 k2\r\n", value(b"k2", b"3") + value(b"k1", b"1") + get(b"k2", b"3"))
+        self.served(b, server, b"get k1 k3 k2 x\r\n", value(b"x", b"2") + b"END\r\n", b"get k3 x\r\n",
+                    value(b"k1", b"1") + value(b"k2", b"3") + value(b"x", b"2") + b"END\r\n")
+        self.served(b, server, b"get k1 k3\r\n", get(b"k3", b"4"), b"get k3\r\n", value(b"k1", b"1") + get(b"k3", b"4"))
+        a.ask(b"get k3\r\n", get(b"k3", b"4"))
+
+    def test_several_servers(self):
+        mocks = [self.mock() for _ in range(3)]
+        moxi = self.moxi(mocks, dict(KEPT, distribution="modula"))
+        client = self.client(moxi)
+        keys = [b"k%d" % i for i in range(30)]
+        client.send(b"get %s\r\n" % b" ".join(keys))
+        for mock in mocks:
+            server = mock.accept()
+            asked = server.line().split()[1:]
+            server.send(b"".join(value(k, b"of-" + k) for k in asked) + b"END\r\n")
+        everything = b"".join(value(k, b"of-" + k) for k in keys) + b"END\r\n"
+        client.expect(everything)
+        client.ask(b"get %s\r\n" % b" ".join(keys), everything)
+        self.assertEqual(self.counter(moxi, "tot_saved_requests"), 1)
+        self.assertEqual(self.counter(moxi, "curr_items"), 30)
+
+    def test_misses(self):
+        mock, moxi, a, b = self.one({"front_cache_miss_lifespan": ms(60000), "downstream_protocol": "ascii"})
+        server = self.first(mock, a, b"get k\r\n", b"END\r\n")
+        b.ask(b"get k\r\n", b"END\r\n").ask(b"mg k v\r\n", b"EN\r\n").ask(b"mg k q\r\nmn\r\n", b"MN\r\n")
+        b.ask(b"get k k\r\n", b"END\r\n")
+        self.served(b, server, b"add k 0 0 1\r\nv\r\n", b"STORED\r\n")
+        self.served(b, server, b"get k\r\n", get())
+        a.ask(b"get k\r\n", get())
+        self.served(b, server, b"get k k2\r\n", b"END\r\n", b"get k2\r\n", get())
+        self.assertEqual(self.counter(moxi, "tot_get_hits"), 7)
+        b.ask(b"get k2\r\n", b"END\r\n")
+
+    def test_misses_are_not_kept_by_default(self):
+        mock, moxi, a, _ = self.one()
+        server = self.first(mock, a, b"get k\r\n", b"END\r\n")
+        self.served(a, server, b"get k\r\n", b"END\r\n")
+
+    def test_no_miss_for_a_failure(self):
+        mock, moxi, a, b = self.one({"front_cache_miss_lifespan": ms(60000), "downstream_retry": 0})
+        server = self.first(mock, a, b"get n\r\n", b"END\r\n")
+        a.send(b"get k\r\n")
+        server.expect(b"get k\r\n").close()
+        a.expect(b"END\r\n")
+        server = self.first(mock, b)
+        self.served(b, server, b"get k1\r\n", b"SERVER_ERROR out of memory reading request\r\n")
+        self.served(b, server, b"get k1\r\n", get(b"k1"))
+
+    def test_stale(self):
+        """Past its lifespan one asks the server, and the others have the old value meanwhile."""
+        mock, moxi, a, b = self.one({"front_cache_lifespan": ms(50), "front_cache_stale": ms(60000)})
+        server = self.first(mock, a)
+        while not server.readable():
+            a.send(b"get k\r\n")
+            if not server.readable(0.01):
+                a.expect(get())
+        for _ in range(3):
+            b.ask(b"get k\r\n", get())
+            b.ask(b"get k k\r\n", value(b"k", b"v") + get())
+        server.expect(b"get k\r\n")
+        server.expect_nothing()
+        server.send(get(b"k", b"new"))
+        a.expect(get(b"k", b"new"))
+        b.ask(b"get k\r\n", get(b"k", b"new"))
+        self.assertGreaterEqual(self.counter(moxi, "tot_get_stale"), 9)
+        # A key that has gone meanwhile is not given any more.
+        while not server.readable():
+            a.send(b"get k\r\n")
+            if not server.readable(0.01):
+                a.expect(get(b"k", b"new"))
+        server.expect(b"get k\r\n").send(b"END\r\n")
+        a.expect(b"END\r\n")
+        self.served(b, server, b"get k\r\n", b"END\r\n")
+
+    def test_max(self):
+        """With as many as there may be, a key is kept that was asked for twice, in place of one that nobody asked for."""
+        mock, moxi, a, b = self.one({"front_cache_max": 2})
+        server = self.first(mock, a, b"get k1\r\n", get(b"k1"))
+        self.served(a, server, b"get k2\r\n", get(b"k2"))
+        self.served(a, server, b"get k3\r\n", get(b"k3"))
+        self.assertEqual(self.counter(moxi, "tot_add_skips"), 1)
+        self.served(a, server, b"get k3\r\n", get(b"k3"))
+        self.assertEqual(self.counter(moxi, "curr_items"), 2)
+        self.assertEqual(self.counter(moxi, "tot_evictions"), 1)
+        a.ask(b"get k3\r\n", get(b"k3"))
+
+    def test_bytes(self):
+        """No value of more than a quarter; and as many of those that fit as there is memory for."""
+        mock, moxi, a, _ = self.one({"front_cache_bytes": 4 << 20, "front_cache_max": 1000, "client_buffer_max": 64 << 20})
+        server = self.first(mock, a, b"get k\r\n", get(b"k", b"x" * ((1 << 20) + 1)))
+        self.served(a, server, b"get k\r\n", get(b"k", b"x" * (1 << 20)))
+        a.ask(b"get k\r\n", get(b"k", b"x" * (1 << 20)))
+        a.ask(b"get k k\r\n", value(b"k", b"x" * (1 << 20)) + get(b"k", b"x" * (1 << 20)))
+        for i in range(100):
+            self.served(a, server, b"get k%d\r\n" % i, get(b"k%d" % i, b"y" * 100000))
+        self.assertLessEqual(self.counter(moxi, "curr_bytes"), 4 << 20)
+        self.assertGreater(self.counter(moxi, "curr_items"), 10)
+        self.assertGreater(self.counter(moxi, "evicted_for_bytes"), 10)
+        a.ask(b"get k99\r\n", get(b"k99", b"y" * 100000))
+
+    def test_large_value_in_pieces(self):
+        mock, moxi, a, b = self.one()
+        reply = get(b"k", bytes(range(256)) * 4000)
+        a.send(b"get k\r\n")
+        mock.accept_expect(b"get k\r\n").send_pieces([reply[:10], reply[10:500000], reply[500000:-3], reply[-3:-1], reply[-1:]])
+        a.expect(reply)
+        b.ask(b"get k\r\n", reply)
+
+    def test_cut_anywhere(self):
+        mock, moxi, a, b = self.one({"downstream_retry": 0, "connect_max_errors": 1000000})
+        reply = get(b"k", b"0123456789")
+        for cut in range(len(reply)):
+            a.send(b"get k\r\n")
+            server = mock.accept_expect(b"get k\r\n")
+            server.send(reply[:cut])
+            server.close()
+            a.expect(reply if cut >= len(reply) - 5 else b"END\r\n")
+            if cut >= len(reply) - 5:  # the value was whole
+                b.ask(b"get k\r\n", reply)
+                b.send(b"delete k\r\n")
+                server = mock.accept_expect(b"delete k\r\n")
+                server.send(b"DELETED\r\n")
+                b.expect(b"DELETED\r\n")
+                server.close()
+
+    def test_flush_all_later(self):
+        """What is kept ends about two seconds before it, and nothing is kept until about two after."""
+        mock, moxi, a, b = self.one()
+        server = self.first(mock, a)
+        self.served(b, server, b"flush_all 4\r\n", b"OK\r\n")
+        self.served(b, server, b"get k\r\n", get())
+        a.ask(b"get k\r\n", get())
+        while not server.readable():
+            b.send(b"get k\r\n")
+            if not server.readable(0.05):
+                b.expect(get())
+        server.expect(b"get k\r\n").send(get())
+        b.expect(get())
+        self.served(b, server, b"get k\r\n", get())
+
+    def test_reset(self):
+        mock, moxi, a, b = self.one()
+        self.first(mock, a)
+        a.ask(b"get k\r\n", get())
+        self.assertEqual(self.counter(moxi, "tot_saved_requests"), 1)
+        self.assertEqual(self.counter(moxi, "tot_saved_bytes"), len(get()) - 5)
+        a.ask(b"stats proxy reset\r\n", b"RESET\r\n")
+        self.assertEqual(self.counter(moxi, "tot_get_hits"), 0)
+        self.assertEqual(self.counter(moxi, "curr_items"), 1)
+
+    def test_slow_reader(self):
+        """Values from the near cache are counted for what a client is owed, and are put off like others."""
+        mock, moxi, a, b = self.one({"client_buffer_max": 65536, "front_cache_bytes": 16 << 20})
+        reply = get(b"k", b"x" * 1000000)
+        self.first(mock, a, b"get k\r\n", reply)
+        slow = self.client(moxi, rcvbuf=8192)
+        slow.send_some(b"get k\r\n" * 2000)
+        a.turn()
+        self.assertLess(moxi.memory(), 150 << 20)
+        for _ in range(20):
+            slow.expect(reply)
+
+    def test_the_cache_inside(self):
+        moxi = self.moxi(["local"], KEPT)
+        client = self.client(moxi)
+        client.ask(b"set k 3 0 1\r\nv\r\nget k\r\nget k k\r\n", b"STORED\r\n" + get(flags=3) + value(b"k", b"v", 3) + get(flags=3))
+        client.ask(b"incr k 1\r\n", b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n")
+        self.assertEqual(self.counter(moxi, "tot_get_hits"), 2)
+
+
+class Squash(FrontTest):
+    def one(self, settings=None, threads=1):
+        return super().one(settings, threads, base=dict(LONG, squash=1, get_join_max=1, client_buffer_max=1 << 30))
+
+    def together(self, settings=None, requests=(b"get k\r\n", b"get k\r\n")):
+        mock, moxi, a, b = self.one(settings)
+        a.send(requests[0])
+        server = mock.accept_expect(requests[0])
+        b.send(requests[1])
+        b.sync()
+        return mock, moxi, a, b, server
+
+    def squashed(self, moxi):
+        return self.proxied(moxi, "tot_squashed")
+
+    def followed(self, moxi, n=1):
+        await_true(lambda: self.squashed(moxi) == n, "%d follow" % n)
+
+    def test_asked_once(self):
+        for reply in (get(flags=5), b"END\r\n", b"SERVER_ERROR out of memory reading request\r\n", get(b"k", b"x" * 1000000)):
+            mock, moxi, a, b, server = self.together()
+            self.followed(moxi)
+            server.send(reply)
+            a.expect(reply)
+            b.expect(reply)
+            self.served(b, server, b"get k\r\n", reply)
+
+    def test_thousand_clients(self):
+        mock, moxi, a, b = self.one(threads=2)
+        clients = [self.client(moxi) for _ in range(1000)]
+        for client in clients:
+            client.send(b"get k\r\n")
+        servers = [mock.accept_expect(b"get k\r\n") for _ in range(2)]
+        self.followed(moxi, 998)
+        for server in servers:
+            server.expect_nothing()
+            server.send(get())
+        for client in clients:
+            client.expect(get())
+
+    def test_same_client(self):
+        mock, moxi, a, b = self.one()
+        a.send(b"get k\r\nget k\r\nget j\r\nget k\r\n")
+        server = mock.accept_expect(b"get k\r\nget j\r\n")
+        server.send(get())
+        a.expect(get() * 2)
+        server.send(get(b"j"))
+        a.expect(get(b"j") + get())
+
+    def test_not_over_a_write(self):
+        """What was asked before a write does not answer what is asked after it; of whichever client, in whichever worker."""
+        mock, moxi, a, b = self.one(threads=2)
+        c = self.client(moxi)  # of the worker of a
+        a.send(b"get k\r\n")
+        reads = mock.accept_expect(b"get k\r\n")
+        b.send(b"set k 0 0 3\r\nnew\r\n")
+        writes = mock.accept_expect(b"set k 0 0 3\r\nnew\r\n")
+        c.send(b"get k\r\n")
+        reads.expect(b"get k\r\n")
+        writes.send(b"STORED\r\n")
+        b.expect(b"STORED\r\n")
+        d = self.client(moxi)
+        e = self.client(moxi)
+        e.send(b"get k\r\n")
+        reads.expect(b"get k\r\n")
+        reads.send(get() + get(b"k", b"new") + get(b"k", b"new"))
+        a.expect(get())
+        c.expect(get(b"k", b"new"))
+        e.expect(get(b"k", b"new"))
+        d.close()
+
+    def test_own_write_behind_it(self):
+        mock, moxi, a, b, server = self.together(requests=(b"get k\r\n", b"get k\r\nset k 0 0 1\r\nx\r\nget k\r\n"))
+        server.expect(b"set k 0 0 1\r\nx\r\nget k\r\n")
+        server.send(get() + b"STORED\r\n" + get(b"k", b"x"))
+        a.expect(get())
+        b.expect(get() + b"STORED\r\n" + get(b"k", b"x"))
+
+    def test_leader_gone(self):
+        mock, moxi, a, b, server = self.together()
+        self.followed(moxi)
+        a.reset()
+        await_true(lambda: self.proxied(moxi, "num_upstream") == 2, "moxi sees it go")
+        c = self.client(moxi)
+        c.send(b"get k\r\n")
+        self.followed(moxi, 2)
+        server.send(get())
+        b.expect(get())
+        c.expect(get())
+        self.served(b, server, b"get k\r\n", get())
+
+    def test_leader_gone_in_the_middle(self):
+        mock, moxi, a, b, server = self.together()
+        self.followed(moxi)
+        reply = get(b"k", b"x" * 500000)
+        server.send_pieces([reply[:200000]])
+        a.reset()
+        await_true(lambda: self.proxied(moxi, "num_upstream") == 2, "moxi sees it go")
+        server.send(reply[200000:])
+        b.expect(reply)
+
+    def test_follower_gone(self):
+        mock, moxi, a, b, server = self.together()
+        self.followed(moxi)
+        b.reset()
+        await_true(lambda: self.proxied(moxi, "num_upstream") == 2, "moxi sees it go")
+        server.send(get())
+        a.expect(get())
+        self.served(a, server, b"get k\r\n", get())
+
+    def test_all_gone(self):
+        mock, moxi, a, b, server = self.together()
+        self.followed(moxi)
+        a.reset()
+        b.reset()
+        await_true(lambda: self.proxied(moxi, "num_upstream") == 1, "moxi sees them go")
+        server.send(get())
+        c = self.client(moxi)
+        self.served(c, server, b"get j\r\n", get(b"j"))
+
+    def test_timeout(self):
+        mock, moxi, a, b, server = self.together({"downstream_timeout": ms(300)})
+        self.followed(moxi)
+        a.expect(b"END\r\n")
+        b.expect(b"END\r\n")
+        b.send(b"get k\r\n")
+        server.expect(b"get k\r\n").send(get() + get(b"k", b"new"))
+        b.expect(get(b"k", b"new"))
+
+    def test_lost_connection(self):
+        mock, moxi, a, b, server = self.together()
+        self.followed(moxi)
+        server.close()
+        server = mock.accept_expect(b"get k\r\n")
+        server.send(get())
+        a.expect(get())
+        b.expect(get())
+
+    def test_lost_in_the_middle(self):
+        mock, moxi, a, b, server = self.together()
+        self.followed(moxi)
+        server.send(get()[:15])
+        server.close()
+        a.expect(b"END\r\n")
+        b.expect(b"END\r\n")
+
+    def test_not_once_the_reply_has_begun(self):
+        mock, moxi, a, b = self.one()
+        a.send(b"get k\r\n")
+        server = mock.accept_expect(b"get k\r\n")
+        server.send_pieces([get()[:13]])
+        b.send(b"get k\r\n")
+        server.expect(b"get k\r\n")
+        server.send(get()[13:] + get())
+        a.expect(get())
+        b.expect(get())
+
+    def test_protocols(self):
+        """Who needs more than the other asked for asks itself."""
+        full = b"mg k v f s k\r\n"
+        mock, moxi, a, b, server = self.together({"downstream_protocol": "meta"}, (full, b"mg k O7 f v\r\n"))
+        c = self.client(moxi)
+        c.send(b"get k\r\n")
+        self.followed(moxi, 2)
+        c.send(b"gets k\r\n")
+        d = self.client(moxi)
+        d.send(b"mg k v f t\r\n")
+        server.expect(b"mg k f v c\r\nmg k v f t\r\n")
+        server.send(b"VA 1 f3 s1 kk\r\nv\r\n")
+        a.expect(b"VA 1 f3 s1 kk\r\nv\r\n")
+        b.expect(b"VA 1 O7 f3\r\nv\r\n")
+        c.expect(get(flags=3))
+
+    def test_one_is_told_to_renew(self):
+        mock, moxi, a, b, server = self.together({"downstream_protocol": "meta"}, (b"mg k v f\r\n", b"mg k v f\r\n"))
+        self.followed(moxi)
+        server.send(b"VA 1 f3 X W\r\nv\r\n")
+        a.expect(b"VA 1 f3 X W\r\nv\r\n")
+        b.expect(b"VA 1 f3 Z X\r\nv\r\n")
+
+    def test_binary(self):
+        mock, moxi, a, b = self.one({"downstream_protocol": "ascii"})
+        a.send(packet(GET, b"k"))
+        server = mock.accept_expect(b"gets k\r\n")
+        b.send(packet(GETK, b"k", opaque=b"1234"))
+        self.followed(moxi)
+        c = self.client(moxi)
+        c.send(b"get k\r\n")
+        server.expect(b"get k\r\n").send(b"VALUE k 0 1 55\r\nv\r\nEND\r\n" + get())
+        a.expect(answer(GET, b"", FLAGS0, b"v", cas=55))
+        b.expect(answer(GETK, b"k", FLAGS0, b"v", cas=55, opaque=b"1234"))
+        c.expect(get())
+
+    def test_connections(self):
+        """Who has something on another connection than the leader's asks there."""
+        mock, moxi, a, b = self.one({"downstream_conn_max": 2})
+        a.send(b"get k\r\n")
+        first = mock.accept_expect(b"get k\r\n")
+        b.send(b"set j 0 0 1\r\nx\r\n")
+        second = mock.accept_expect(b"set j 0 0 1\r\nx\r\n")
+        b.send(b"get k\r\n")
+        second.expect(b"get k\r\n")
+        c = self.client(moxi)
+        c.send(b"get k\r\nset k 0 0 1\r\nx\r\n")
+        at = [server for server in (first, second) if server.readable(QUIET)]
+        self.assertEqual(len(at), 1)
+        at[0].expect(b"set k 0 0 1\r\nx\r\n")
+        first.send(get() + (b"STORED\r\n" if at[0] is first else b""))
+        second.send(b"STORED\r\n" + get() + (b"STORED\r\n" if at[0] is second else b""))
+        a.expect(get())
+        b.expect(b"STORED\r\n" + get())
+        c.expect(get() + b"STORED\r\n")
+
+    def test_with_the_near_cache(self):
+        mock, moxi, a, b, server = self.together({"front_cache_lifespan": ms(60000), "front_cache_spec": "k"})
+        self.followed(moxi)
+        server.send(get())
+        a.expect(get())
+        b.expect(get())
+        b.ask(b"get k\r\n", get())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)
