@@ -3,8 +3,8 @@
  * agent_config - turns the arguments of -z and -Z into a struct config.
  *
  * Each of them becomes a struct text: the bytes, and a name for messages. Settings are parsed first, since every pool
- * gets a copy of them. What -p and -s have to say about ports is settled here, so that cproxy_config.c knows of no
- * command line.
+ * gets a copy of them, or of its own in their place; only then it is known which LPORTs there are. What -p and -s have
+ * to say about ports is settled here, so that cproxy_config.c knows of no command line.
  */
 #include "agent_config.h"
 
@@ -108,23 +108,14 @@ static void add_lport(struct text *text, uint16_t port)
     text->bytes = bytes;
 }
 
-static const struct pool *find_pool(const struct config *config, uint16_t port)
-{
-    for (uint32_t i = 0; i < config->num_pools; i++) {
-        if (config->pools[i].port == port)
-            return &config->pools[i];
-    }
-    return NULL;
-}
-
 /* Whether -p and -s go with the pools. */
 static bool check_ports(const struct config *config, const struct agent_config_source *source, char *error,
                         size_t errlen)
 {
-    const struct pool *zero = find_pool(config, 0);
+    const struct pool *zero = config_find_pool(config, 0);
 
     if (source->has_port && !config->pools[0].any_port &&
-        (source->any_port || find_pool(config, source->port) == NULL)) {
+        (source->any_port || config_find_pool(config, source->port) == NULL)) {
         snprintf(error, errlen, "-p %d is not the LPORT of any pool; leave one of the two out",
                  source->any_port ? -1 : source->port);
         return false;
@@ -179,8 +170,18 @@ static bool is_plain(const char *text, unsigned char lowest)
     return true;
 }
 
+static bool has_password(const struct settings *settings, const struct own_settings *own)
+{
+    bool has = settings->pwd[0] != '\0';
+
+    for (; own != NULL; own = own->next)
+        has = has || own->values.pwd[0] != '\0';
+    return has;
+}
+
 /* The settings of an argument, or of the file that it names. */
-static bool read_settings(struct settings *settings, const char *argument, char *error, size_t errlen)
+static bool read_settings(struct settings *settings, struct own_settings **own, const char *argument, char *error,
+                          size_t errlen)
 {
     char detail[DETAIL_MAX];
     struct text text;
@@ -188,8 +189,8 @@ static bool read_settings(struct settings *settings, const char *argument, char 
 
     if (!load_text(&text, "-Z", argument, error, errlen))
         return false;
-    ok = settings_parse(settings, text.bytes, detail, sizeof(detail));
-    if (ok && settings->pwd[0] != '\0' && !is_path(argument)) {
+    ok = settings_parse(settings, own, text.bytes, detail, sizeof(detail));
+    if (ok && has_password(settings, *own) && !is_path(argument)) {
         snprintf(detail, sizeof(detail),
                  "pwd: everybody can read a command line; put it into a file, or into MOXI_SASL_PLAIN_PWD");
         ok = false;
@@ -201,43 +202,69 @@ static bool read_settings(struct settings *settings, const char *argument, char 
     return ok;
 }
 
-/* item_size: of the cache inside; what it takes is not refused for being larger than is usual. */
-static bool load_settings(struct settings *settings, const char *argument, uint32_t item_size, char *error,
-                          size_t errlen)
+/* What the cache inside takes is not refused for being larger than is usual. */
+static bool load_settings(struct settings *settings, struct own_settings **own,
+                          const struct agent_config_source *source, char *error, size_t errlen)
 {
     settings_init(settings);
-    if (settings->item_size_max < item_size)
-        settings->item_size_max = item_size;
-    if (argument != NULL && !read_settings(settings, argument, error, errlen))
+    if (settings->item_size_max < source->item_size)
+        settings->item_size_max = source->item_size;
+    if (source->settings != NULL && !read_settings(settings, own, source->settings, error, errlen))
         return false;
-    if (!take_environment(settings, error, errlen))
-        return false;
-    if (settings->usr[0] == '\0' && settings->pwd[0] != '\0') {
-        snprintf(error, errlen, "pwd: a password without usr, the user that it is of");
-        return false;
-    }
-    if (!is_plain(settings->usr, '!') || !is_plain(settings->pwd, ' ')) {
-        snprintf(error, errlen, "usr, pwd: a blank in a user, or a control character");
-        return false;
+    return take_environment(settings, error, errlen);
+}
+
+/* Whether each pool that has settings of its own is there. */
+static bool check_lports(const struct config *config, const struct own_settings *own, const char *argument, char *error,
+                         size_t errlen)
+{
+    char line[32] = "";
+
+    while (own != NULL && config_find_pool(config, own->port) != NULL)
+        own = own->next;
+    if (own == NULL)
+        return true;
+    if (own->line > 0)
+        snprintf(line, sizeof(line), "line %u: ", own->line);
+    snprintf(error, errlen, "%s: %s%u is not the LPORT of any pool", is_path(argument) ? argument : "-Z", line,
+             own->port);
+    return false;
+}
+
+/* Whether what each pool tells its servers of moxi can be told. */
+static bool check_users(const struct config *config, char *error, size_t errlen)
+{
+    for (uint32_t i = 0; i < config->num_pools; i++) {
+        const struct pool *pool = &config->pools[i];
+        const struct settings *s = &pool->settings;
+
+        if (s->usr[0] == '\0' && s->pwd[0] != '\0') {
+            snprintf(error, errlen, "pool %u: pwd: a password without usr, the user that it is of", pool->port);
+            return false;
+        }
+        if (!is_plain(s->usr, '!') || !is_plain(s->pwd, ' ')) {
+            snprintf(error, errlen, "pool %u: usr, pwd: a blank in a user, or a control character", pool->port);
+            return false;
+        }
     }
     return true;
 }
 
-struct config *agent_config_load(const struct agent_config_source *source, char *error, size_t errlen)
+/* The pools, as -z and -p name them. */
+static struct config *load_pools(const struct agent_config_source *source, const struct settings *settings,
+                                 const struct own_settings *own, char *error, size_t errlen)
 {
     char detail[DETAIL_MAX];
-    struct settings settings;
     struct config *config;
     struct text text;
     bool names_none;
 
-    if (!load_settings(&settings, source->settings, source->item_size, error, errlen) ||
-        !load_text(&text, "-z", source->cluster, error, errlen))
+    if (!load_text(&text, "-z", source->cluster, error, errlen))
         return NULL;
     names_none = source->has_port && !has_lport(text.bytes);
     if (names_none)
         add_lport(&text, source->any_port ? 0 : source->port);
-    config = config_parse(text.bytes, &settings, detail, sizeof(detail));
+    config = config_parse(text.bytes, settings, own, detail, sizeof(detail));
     if (config != NULL && names_none)
         config->pools[0].any_port = source->any_port;
     if (config != NULL && !check_ports(config, source, detail, sizeof(detail))) {
@@ -246,8 +273,25 @@ struct config *agent_config_load(const struct agent_config_source *source, char 
     }
     if (config == NULL)
         snprintf(error, errlen, "%s: %s", text.name, detail);
-    else
-        lower_item_size(config, source->item_size);
     free(text.bytes);
+    return config;
+}
+
+struct config *agent_config_load(const struct agent_config_source *source, char *error, size_t errlen)
+{
+    struct own_settings *own = NULL;
+    struct config *config = NULL;
+    struct settings settings;
+
+    if (load_settings(&settings, &own, source, error, errlen))
+        config = load_pools(source, &settings, own, error, errlen);
+    if (config != NULL &&
+        (!check_lports(config, own, source->settings, error, errlen) || !check_users(config, error, errlen))) {
+        config_unref(config);
+        config = NULL;
+    }
+    if (config != NULL)
+        lower_item_size(config, source->item_size);
+    own_settings_free(&own);
     return config;
 }

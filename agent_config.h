@@ -13,7 +13,7 @@
 /* What the command line says of it. */
 struct agent_config_source {
     const char *cluster;  /* -z; not NULL */
-    const char *settings; /* -Z, or NULL: the defaults */
+    const char *settings; /* -Z, of all pools or, with LPORT., of one; or NULL: the defaults */
     bool has_port;        /* -p was given: */
     uint16_t port;        /* it is the LPORT of a -z that names none; one that does must agree with it */
     bool any_port;        /* it is -1: the kernel chooses the LPORT of a -z that names none */
@@ -26,7 +26,7 @@ enum { AGENT_CONFIG_FILE_MAX = 4 * 1024 * 1024 };
 
 /*
  * Reads and parses both. Returns a config with one reference, or NULL with an error that begins with where it stands:
- * "-z: ", "-Z: " or "FILE: line N: ".
+ * "-z: ", "-Z: " or "FILE: line N: "; or with a pool whose settings do not go together.
  */
 struct config *agent_config_load(const struct agent_config_source *source, char *error, size_t errlen) MUST_CHECK;
 

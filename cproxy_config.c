@@ -107,10 +107,10 @@ const struct setting settings_table[] = {
 
     {"pace_us", NULL, SETTING_US, FIELD(pace_us), 10, 0, 1000, NULL,
      "half the pause of a busy worker in each turn, to gather more requests for each write, and a quarter of that of a "
-     "very busy one; 0: none"},
+     "very busy one; 0: none; for all pools"},
     {"pace_min", NULL, SETTING_U32, FIELD(pace_min), 20, 1, 1000000, NULL,
      "clients of a worker that have asked within a millisecond, or half its requests in flight, from which it "
-     "is busy in that sense"},
+     "is busy in that sense; for all pools"},
 
     {"front_cache_lifespan", NULL, SETTING_MS, FIELD(front_cache_lifespan_ms), 0, 0, 24 * HOUR_MS, NULL,
      "how long what a server has answered is kept in moxi, and given to all who ask; 0: the near cache is off"},
@@ -155,8 +155,9 @@ static const char *const keys_not_supported[] = {
 struct reader {
     const char *start;
     const char *at;
-    const struct pool *pool; /* whose servers are being read, for messages; or NULL */
-    char *error;             /* where the first message goes */
+    bool in_pool;  /* what is being read is of one pool, for messages */
+    uint16_t port; /* of which one */
+    char *error;   /* where the first message goes */
     size_t errlen;
 };
 
@@ -173,12 +174,15 @@ static bool is_blank(char c)
     return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\v' || c == '\f';
 }
 
-static unsigned count_lines(const char *from, const char *to)
+/* The number of the line that is being read, from 1; 0: the text has only one. */
+static unsigned line_of(const struct reader *r)
 {
-    unsigned n = 0;
+    unsigned n = 1;
 
-    for (; from < to; from++)
-        n += *from == '\n';
+    if (strchr(r->start, '\n') == NULL)
+        return 0;
+    for (const char *p = r->start; p < r->at; p++)
+        n += *p == '\n';
     return n;
 }
 
@@ -191,10 +195,10 @@ static bool fail(struct reader *r, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(message, sizeof(message), fmt, args);
     va_end(args);
-    if (strchr(r->start, '\n') != NULL)
-        snprintf(line, sizeof(line), "line %u: ", count_lines(r->start, r->at) + 1);
-    if (r->pool != NULL)
-        snprintf(pool, sizeof(pool), "pool %u: ", (unsigned)r->pool->port);
+    if (line_of(r) > 0)
+        snprintf(line, sizeof(line), "line %u: ", line_of(r));
+    if (r->in_pool)
+        snprintf(pool, sizeof(pool), "pool %u: ", (unsigned)r->port);
     snprintf(r->error, r->errlen, "%s%s%s", line, pool, message);
     return false;
 }
@@ -506,8 +510,44 @@ static bool rewrite_mcs_opts(struct reader *r, struct word *key, struct word *va
     return true;
 }
 
-/* Reads one key=value. *seen has a bit for each row that the text has set already. */
-static bool parse_setting(struct reader *r, struct settings *s, uint64_t *seen)
+/* What the pool of a port has of its own, new if it had nothing. */
+static struct own_settings *find_own(struct reader *r, struct own_settings **own, uint16_t port)
+{
+    for (; *own != NULL; own = &(*own)->next)
+        if ((*own)->port == port)
+            return *own;
+    *own = util_xcalloc(1, sizeof(**own));
+    (*own)->port = port;
+    (*own)->line = line_of(r);
+    return *own;
+}
+
+/* Takes "LPORT." off a key, which has a dot. */
+static bool take_lport(struct reader *r, struct word *key)
+{
+    const char *dot = memchr(key->p, '.', key->n);
+    struct word lport = {key->p, (size_t)(dot - key->p)};
+    uint64_t v;
+
+    if (!word_in_range(lport, 0, PORT_MAX, &v))
+        return fail(r, "\"%.*s\": expected key=value, or LPORT.key=value with a number from 0 to %d", SHOW(*key),
+                    PORT_MAX);
+    if (lport.n + 1 == key->n)
+        return fail(r, "\"%.*s\": expected LPORT.key=value", SHOW(*key));
+    r->in_pool = true;
+    r->port = (uint16_t)v;
+    *key = (struct word){dot + 1, key->n - lport.n - 1};
+    return true;
+}
+
+/* What the loop of a worker goes by, which serves all pools. */
+static bool is_of_worker(const struct setting *row)
+{
+    return row->offset == FIELD(pace_us) || row->offset == FIELD(pace_min);
+}
+
+/* Reads one key=value or LPORT.key=value. *seen has a bit for each row that the text has set already for all pools. */
+static bool parse_setting(struct reader *r, struct settings *s, uint64_t *seen, struct own_settings **own)
 {
     struct word key = read_word(r, "=,;"), value;
     const struct setting *row;
@@ -517,6 +557,15 @@ static bool parse_setting(struct reader *r, struct settings *s, uint64_t *seen)
     if (key.n == 0 || *r->at != '=') {
         r->at = key.p;
         return fail(r, "\"%.*s\": expected key=value", SHOW(key));
+    }
+    if (memchr(key.p, '.', key.n) != NULL) {
+        struct own_settings *mine;
+
+        if (!take_lport(r, &key))
+            return false;
+        mine = find_own(r, own, r->port);
+        s = &mine->values;
+        seen = &mine->given;
     }
     r->at++;
     row = find_setting(key);
@@ -531,6 +580,8 @@ static bool parse_setting(struct reader *r, struct settings *s, uint64_t *seen)
     }
     if (row == NULL)
         return fail_unknown_key(r, key);
+    if (r->in_pool && is_of_worker(row))
+        return fail(r, "%s: it is the same for all pools; leave the LPORT out", row->name);
     bit = UINT64_C(1) << (row - settings_table);
     if (*seen & bit)
         return fail(r, "%s: given twice", row->name);
@@ -538,7 +589,7 @@ static bool parse_setting(struct reader *r, struct settings *s, uint64_t *seen)
     return parse_value(r, s, row, key, value);
 }
 
-bool settings_parse(struct settings *s, const char *text, char *error, size_t errlen)
+bool settings_parse(struct settings *s, struct own_settings **own, const char *text, char *error, size_t errlen)
 {
     struct reader r = {.start = text, .at = text, .error = error, .errlen = errlen};
     uint64_t seen = 0;
@@ -547,8 +598,37 @@ bool settings_parse(struct settings *s, const char *text, char *error, size_t er
         skip_blank(&r, ",;");
         if (*r.at == '\0')
             return true;
-        if (!parse_setting(&r, s, &seen))
+        if (!parse_setting(&r, s, &seen, own))
             return false;
+        r.in_pool = false;
+    }
+}
+
+void own_settings_free(struct own_settings **own)
+{
+    while (*own != NULL) {
+        struct own_settings *mine = *own;
+
+        *own = mine->next;
+        explicit_bzero(mine, sizeof(*mine));
+        free(mine);
+    }
+}
+
+/* What the pool of a port has of its own takes the place of what all have. */
+static void settings_override(struct settings *s, const struct own_settings *own, uint16_t port)
+{
+    while (own != NULL && own->port != port)
+        own = own->next;
+    for (size_t i = 0; own != NULL && settings_table[i].name != NULL; i++) {
+        const struct setting *row = &settings_table[i];
+
+        if (!(own->given & UINT64_C(1) << i))
+            continue;
+        if (setting_is_text(row))
+            memcpy((char *)s + row->offset, (const char *)&own->values + row->offset, SETTING_TEXT_MAX + 1);
+        else
+            setting_store(row, s, setting_value(row, &own->values));
     }
 }
 
@@ -831,12 +911,10 @@ static bool parse_lport(struct reader *r, const struct config *config, struct po
     }
     if (!word_in_range(w, 0, PORT_MAX, &v))
         return fail(r, "\"%.*s=\": LPORT is not a number from 0 to %d", SHOW(w), PORT_MAX);
-    pool->port = (uint16_t)v;
-    r->pool = pool;
-    for (uint32_t i = 0; i < config->num_pools; i++) {
-        if (config->pools[i].port == pool->port)
-            return fail(r, "given twice");
-    }
+    pool->port = r->port = (uint16_t)v;
+    r->in_pool = true;
+    if (config_find_pool(config, pool->port) != NULL)
+        return fail(r, "given twice");
     r->at++;
     skip_blank(r, "");
     if (*r->at == '{')
@@ -862,12 +940,15 @@ static char *print_pool(const struct pool *pool)
     return text;
 }
 
-static bool parse_pool(struct reader *r, const struct config *config, struct pool *pool)
+static bool parse_pool(struct reader *r, const struct config *config, const struct own_settings *own, struct pool *pool)
 {
-    if (!parse_lport(r, config, pool) || !parse_servers(r, pool) || !create_mcs(r, pool))
+    if (!parse_lport(r, config, pool))
+        return false;
+    settings_override(&pool->settings, own, pool->port);
+    if (!parse_servers(r, pool) || !create_mcs(r, pool))
         return false;
     pool->text = print_pool(pool);
-    r->pool = NULL;
+    r->in_pool = false;
     return true;
 }
 
@@ -883,7 +964,8 @@ static void free_pool(struct pool *pool)
     free(pool->text);
 }
 
-static bool parse_pools(struct reader *r, struct config *config, const struct settings *settings)
+static bool parse_pools(struct reader *r, struct config *config, const struct settings *settings,
+                        const struct own_settings *own)
 {
     skip_blank(r, "");
     if (*r->at == '\0')
@@ -892,7 +974,7 @@ static bool parse_pools(struct reader *r, struct config *config, const struct se
     while (*r->at != '\0') {
         struct pool *pool = &config->pools[config->num_pools];
         pool->settings = *settings;
-        if (!parse_pool(r, config, pool)) {
+        if (!parse_pool(r, config, own, pool)) {
             free_pool(pool);
             return false;
         }
@@ -914,13 +996,14 @@ static void name_pools(struct config *config)
     }
 }
 
-struct config *config_parse(const char *text, const struct settings *settings, char *error, size_t errlen)
+struct config *config_parse(const char *text, const struct settings *settings, const struct own_settings *own,
+                            char *error, size_t errlen)
 {
     struct reader r = {.start = text, .at = text, .error = error, .errlen = errlen};
     struct config *config = util_xcalloc(1, sizeof(*config));
 
     atomic_init(&config->refs, 1);
-    if (!parse_pools(&r, config, settings)) {
+    if (!parse_pools(&r, config, settings, own)) {
         config_unref(config);
         return NULL;
     }
@@ -943,6 +1026,14 @@ void config_unref(struct config *config)
         free_pool(&config->pools[i]);
     free(config->pools);
     free(config);
+}
+
+const struct pool *config_find_pool(const struct config *config, uint16_t port)
+{
+    for (uint32_t i = 0; i < config->num_pools; i++)
+        if (config->pools[i].port == port)
+            return &config->pools[i];
+    return NULL;
 }
 
 bool config_has_local(const struct config *config)

@@ -101,14 +101,28 @@ struct setting {
 /* The table, ended by a row whose name is NULL. */
 extern const struct setting settings_table[];
 
+/* What a pool has of its own, in place of the settings of all: LPORT.key=value. An element of a list of such pools. */
+struct own_settings {
+    struct own_settings *next;
+    uint16_t port;          /* LPORT, as -z writes it */
+    unsigned line;          /* where it is first named, from 1; 0: the text has only one */
+    uint64_t given;         /* a bit for each row of the table: whether it is given */
+    struct settings values; /* of the rows that are */
+};
+
 void settings_init(struct settings *s);
 
 /*
- * Reads "key=value,key=value" (also separated by white space or ';'; '#' comments to the end of line) into s. On false
- * s is half changed and must be thrown away, and error (of errlen bytes) names the key, its value, and what was
- * expected.
+ * Reads "key=value,LPORT.key=value" (also separated by white space or ';'; '#' comments to the end of line) into s and,
+ * where there is an LPORT, into a list, to which it adds that pool if it is not there; own_settings_free releases it.
+ * On false both are half changed and must be thrown away, and error (of errlen bytes) names the key, its value, and
+ * what was expected.
  */
-bool settings_parse(struct settings *s, const char *text, char *error, size_t errlen) MUST_CHECK;
+bool settings_parse(struct settings *s, struct own_settings **own, const char *text, char *error,
+                    size_t errlen) MUST_CHECK;
+
+/* Releases the list, and leaves an empty one. */
+void own_settings_free(struct own_settings **own);
 
 /* A setting's value as a number: of bytes, ms, us, or its place among the choices. Not of a text. */
 uint64_t setting_value(const struct setting *row, const struct settings *s);
@@ -155,10 +169,14 @@ bool config_has_local(const struct config *config);
  * Reads -z: "LPORT=host[:port[:weight]],…[;LPORT2=…]". A host is a name, an IPv4 address, an IPv6 address in
  * brackets, or a unix socket as "/path" or "unix:/path" (with ":weight" or "::weight" after it for a weight), or
  * "local" or "local::weight", the cache inside moxi. White space and '#' comments are skipped. Each pool gets a copy of
- * the settings. Returns a config with one reference, or NULL with error naming the pool, the server and what is wrong
- * with it.
+ * the settings, but for what it has of its own. Returns a config with one reference, or NULL with error naming the
+ * pool, the server and what is wrong with it.
  */
-struct config *config_parse(const char *text, const struct settings *settings, char *error, size_t errlen) MUST_CHECK;
+struct config *config_parse(const char *text, const struct settings *settings, const struct own_settings *own,
+                            char *error, size_t errlen) MUST_CHECK;
+
+/* The pool of that LPORT, or NULL. */
+const struct pool *config_find_pool(const struct config *config, uint16_t port);
 
 struct config *config_ref(struct config *config);
 void config_unref(struct config *config);

@@ -63,7 +63,8 @@ static const struct option_row rows[] = {
      "what to serve: LPORT=HOST[:PORT[:WEIGHT]],...[;LPORT2=...], or a file that holds it when it begins with '/' or "
      "'.'"},
     {'Z', "settings", "SETTINGS", OPTION_STRING, FIELD(settings), 0, 0, 0,
-     "KEY=VALUE,... as listed under SETTINGS, or a file that holds them when it begins with '/' or '.'"},
+     "KEY=VALUE,... as listed under SETTINGS, for all pools, LPORT.KEY=VALUE for the one of this LPORT, or a file that "
+     "holds them when it begins with '/' or '.'"},
     {'p', "port", "PORT", OPTION_PORT, FIELD(port), 0, 0, PORT_MAX,
      "TCP port of the pool of a -z that has no LPORT=, and of a moxi without -z, which is a memcached (then by default "
      "none with -s, else that of -U, else 11211); 0 is none, -1 one that the kernel chooses: see "
@@ -656,7 +657,7 @@ static void print_help(FILE *out)
     fprintf(out,
             "moxi %s, a proxy that makes many memcacheds one, and a memcached\n"
             "\n"
-            "usage: moxi [-z LPORT=HOST[:PORT[:WEIGHT]],...[;LPORT2=...]] [-Z KEY=VALUE,...] [OPTION...]\n"
+            "usage: moxi [-z LPORT=HOST[:PORT[:WEIGHT]],...[;LPORT2=...]] [-Z [LPORT.]KEY=VALUE,...] [OPTION...]\n"
             "\n"
             "OPTIONS\n",
             moxi_version());
@@ -674,7 +675,7 @@ static void print_help(FILE *out)
           "  MEMCACHED_PORT_FILENAME\n"
           "      a file to be written when moxi listens, with the ports: \"TCP INET: 11211\" and so on\n",
           out);
-    fprintf(out, "\nSETTINGS, for -Z, with their defaults\n");
+    fprintf(out, "\nSETTINGS, for -Z, with their defaults; with LPORT. in front, of one pool alone\n");
     settings_print_help(out);
 }
 
@@ -761,6 +762,8 @@ static const struct man_item man_examples[] = {
      "Two pools for clients on this host; in the second one, d holds three times as many keys as c."},
     {"moxi -z 0=[2001:db8::1]:11211,unix:/run/memcached.sock -s /run/moxi.sock",
      "Clients on a unix socket; one server at an IPv6 address, one on a unix socket."},
+    {"moxi -z '11211=a,b;11212=c' -Z downstream_timeout=500,11212.downstream_timeout=2s",
+     "Two pools, the servers of the second of which may take longer."},
     {"moxi -z /etc/moxi/pools -Z downstream_timeout=500,distribution=ketama -t 4 -d -P /run/moxi.pid -O /var/log/moxi",
      "The pools from a file; settings, threads and log for a machine that serves for long."},
 };
@@ -834,6 +837,10 @@ static void put_settings(FILE *out)
                   "-Z takes KEY=VALUE, several with commas between them. Sizes are in bytes or have one of the units "
                   "k, m, g (1024 and its powers) behind them; times are in ms, or have ms or s behind them. Each key "
                   "is shown with its default.");
+    put_paragraph(
+        out, "KEY=VALUE is for all pools; LPORT.KEY=VALUE is for the pool of this LPORT alone, and goes before what "
+             "all have, wherever it stands. LPORT is the port of a pool as -z or -p has it, 0 for -p -1. All keys "
+             "but pace_us and pace_min may have one: these are for workers, which serve all pools.");
     for (const struct setting *row = settings_table; row->name != NULL; row++) {
         fputs(".TP\n\\fB", out);
         put_prose(out, row->name);

@@ -32,6 +32,16 @@ static const struct setting *find_row(const char *name)
     return row->name != NULL ? row : NULL;
 }
 
+/* Settings of all pools: none has any of its own. */
+static bool parse_settings(struct settings *s, const char *text)
+{
+    struct own_settings *own = NULL;
+    bool ok = settings_parse(s, &own, text, error, sizeof(error)) && own == NULL;
+
+    own_settings_free(&own);
+    return ok;
+}
+
 /* Texts of one or more settings, one of them by the name that it has in the table and the value that it must get. */
 static void check_settings_taken(void)
 {
@@ -78,7 +88,7 @@ static void check_settings_taken(void)
         struct settings s;
         bool ok;
         settings_init(&s);
-        ok = settings_parse(&s, cases[i].text, error, sizeof(error));
+        ok = parse_settings(&s, cases[i].text);
         check(ok && row != NULL && strcmp(setting_format(row, &s, value, sizeof(value)), cases[i].value) == 0,
               "-Z case %zu: %s is %s%s%s", i, cases[i].name, cases[i].value, ok ? "" : ", error: ", ok ? "" : error);
     }
@@ -144,6 +154,28 @@ static void check_settings_refused(void)
         {"distribution=ketama,mcs_opts=distribution:modula", "distribution: given twice"},
         {"retry=1\n# x\ntimeout=x\npace_us=1", "line 3: timeout=x: expected"},
         {"retry=1\n\nnothing\n", "line 3: \"nothing\": expected key=value"},
+        {"5.nonsense=1", "pool 5: nonsense: unknown setting"},
+        {"5.bucket=a", "pool 5: bucket: not supported by this version"},
+        {"5.6.retry=1", "pool 5: 6.retry: unknown setting"},
+        {"5.retry", "\"5.retry\": expected key=value"},
+        {"5.=1", "\"5.\": expected LPORT.key=value"},
+        {"5=1", "5: unknown setting"},
+        {".retry=1", "\".retry\": expected key=value, or LPORT.key=value with a number from 0 to 65535"},
+        {".=1", "\".\": expected key=value, or"},
+        {"65536.retry=1", "\"65536.retry\": expected key=value, or"},
+        {"-1.retry=1", "\"-1.retry\": expected key=value, or"},
+        {"x.retry=1", "\"x.retry\": expected key=value, or"},
+        {"5 .retry=1", "\"5\": expected key=value"},
+        {"5. retry=1", "\"5.\": expected key=value"},
+        {"5.retry=11", "pool 5: retry=11: expected 0 to 10"},
+        {"5.retry=", "pool 5: retry=: expected 0 to 10"},
+        {"5.mcs_opts=ketama", "pool 5: mcs_opts=ketama: expected distribution:NAME"},
+        {"5.usr=", "pool 5: usr: expected a word of up to 255 bytes"},
+        {"5.retry=1,6.retry=1,5.downstream_retry=1", "pool 5: downstream_retry: given twice"},
+        {"5.retry=1,retry=x", "retry=x: expected 0 to 10"},
+        {"5.pace_us=1", "pool 5: pace_us: it is the same for all pools"},
+        {"5.pace_min=1", "pool 5: pace_min: it is the same for all pools"},
+        {"# one\n5.retry=1\n5.retry=2\n", "line 3: pool 5: downstream_retry: given twice"},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -151,7 +183,7 @@ static void check_settings_refused(void)
         bool ok;
         settings_init(&s);
         error[0] = '\0';
-        ok = settings_parse(&s, cases[i][0], error, sizeof(error));
+        ok = parse_settings(&s, cases[i][0]);
         check(!ok && strstr(error, cases[i][1]) != NULL, "-Z refused, case %zu: %s", i, error);
     }
 }
@@ -167,7 +199,7 @@ static void check_missing_hashes(void)
         bool has = mcs_has_hash((enum mcs_hash)i), ok;
         snprintf(text, sizeof(text), "hash=%s", row->choices[i]);
         settings_init(&s);
-        ok = settings_parse(&s, text, error, sizeof(error));
+        ok = parse_settings(&s, text);
         check(ok == has && (ok || (strstr(error, text) != NULL && strstr(error, "built without") != NULL)), "%s is %s",
               text, has ? "taken" : "refused");
     }
@@ -182,24 +214,21 @@ static void check_text_row(const struct setting *row)
     settings_init(&s);
     check(setting_format(row, &s, shown, sizeof(shown))[0] == '\0', "%s is empty", row->name);
     snprintf(text, sizeof(text), "%s=%0255d", row->name, 7);
-    check(settings_parse(&s, text, error, sizeof(error)) && strlen((char *)&s + row->offset) == SETTING_TEXT_MAX,
-          "%s takes a long text", row->name);
+    check(parse_settings(&s, text) && strlen((char *)&s + row->offset) == SETTING_TEXT_MAX, "%s takes a long text",
+          row->name);
     setting_format(row, &s, shown, sizeof(shown));
     check((strcmp(shown, text + strlen(row->name) + 1) == 0) == (row->type == SETTING_TEXT), "%s is %s", row->name,
           shown);
     snprintf(text, sizeof(text), "%s=%0256d", row->name, 7);
-    check(!settings_parse(&s, text, error, sizeof(error)) && strstr(error, " of up to 255 bytes") != NULL &&
-              strchr(error, '7') == NULL,
+    check(!parse_settings(&s, text) && strstr(error, " of up to 255 bytes") != NULL && strchr(error, '7') == NULL,
           "and no longer one: %s", error);
     snprintf(text, sizeof(text), "%s=\nhash=md5", row->name);
-    check(!settings_parse(&s, text, error, sizeof(error)), "nor none");
+    check(!parse_settings(&s, text), "nor none");
     snprintf(text, sizeof(text), "%s = a#b \ntimeout=7", row->name);
-    check(settings_parse(&s, text, error, sizeof(error)) && strcmp((char *)&s + row->offset, "a#b") == 0 &&
-              s.downstream_timeout_ms == 7,
+    check(parse_settings(&s, text) && strcmp((char *)&s + row->offset, "a#b") == 0 && s.downstream_timeout_ms == 7,
           "it is on its line");
     snprintf(text, sizeof(text), "pwd=a, b;c\ntimeout=8");
-    check(settings_parse(&s, text, error, sizeof(error)) && strcmp(s.pwd, "a, b;c") == 0 &&
-              s.downstream_timeout_ms == 8,
+    check(parse_settings(&s, text) && strcmp(s.pwd, "a, b;c") == 0 && s.downstream_timeout_ms == 8,
           "a password may have anything in it");
 }
 
@@ -220,7 +249,7 @@ static void check_table(void)
         snprintf(text, sizeof(text), "%s=%s", row->name, setting_default(row, def, sizeof(def)));
         check(row->min <= row->def && row->def <= row->max && setting_value(row, &s) == row->def, "%s: %s is within %s",
               row->name, def, setting_expected(row, expected, sizeof(expected)));
-        check(settings_parse(&t, text, error, sizeof(error)) && setting_value(row, &t) == row->def,
+        check(parse_settings(&t, text) && setting_value(row, &t) == row->def,
               "%s is taken back, into a field of the right width", text);
         check(strchr(row->help, '\n') == NULL && row->help[strlen(row->help) - 1] != '.', "%s: help of one line",
               row->name);
@@ -229,6 +258,42 @@ static void check_table(void)
                 check(false, "%s and %s are two things", other->name, row->name);
     }
     check(n == 33, "%u settings", n);
+}
+
+/* A pool's own settings count for it alone, wherever they stand, and for each kind of setting. */
+static void check_own_settings(void)
+{
+    static const char *const orders[] = {
+        "7.timeout=2s,timeout=500,8.hash=md5,7.usr=joe,item_size_max=5,7.item_size_max=6,7.weight=3\n7.pwd=a, b",
+        "7.pwd=a, b\n7.weight=3,7.usr=joe;7.downstream_timeout=2000 8.hash=md5,7.item_size_max=6\nitem_size_max=5 "
+        "timeout=500",
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(orders); i++) {
+        struct own_settings *own = NULL;
+        struct settings s;
+        struct config *config = NULL;
+
+        settings_init(&s);
+        if (check(settings_parse(&s, &own, orders[i], error, sizeof(error)), "settings of pools, case %zu", i))
+            config = config_parse("6=a;7=a,b:1:2;8=a", &s, own, error, sizeof(error));
+        own_settings_free(&own);
+        if (!check(config != NULL && own == NULL, "for three pools"))
+            continue;
+        for (uint32_t k = 0; k < 3; k++) {
+            const struct pool *pool = &config->pools[k];
+            const struct settings *of = &pool->settings;
+            bool seven = pool->port == 7;
+
+            check(of->downstream_timeout_ms == (seven ? 2000 : 500) && of->item_size_max == (seven ? 6 : 5) &&
+                      of->hash == (pool->port == 8 ? MCS_HASH_MD5 : MCS_HASH_DEFAULT) &&
+                      strcmp(of->usr, seven ? "joe" : "") == 0 && strcmp(of->pwd, seven ? "a, b" : "") == 0 &&
+                      of->downstream_weight == (seven ? 3 : 1) && of->downstream_retry == 1,
+                  "pool %u has its own, and what all have", pool->port);
+            check(pool->servers[0].weight == of->downstream_weight, "and its servers go by them");
+        }
+        config_unref(config);
+    }
 }
 
 static void check_settings_help(void)
@@ -256,7 +321,7 @@ static const char *describe(const char *text)
     struct config *config;
 
     settings_init(&s);
-    config = config_parse(text, &s, error, sizeof(error));
+    config = config_parse(text, &s, NULL, error, sizeof(error));
     if (config == NULL)
         return error;
     description[0] = '\0';
@@ -371,7 +436,7 @@ static void check_pools_refused(void)
         struct config *config;
         settings_init(&s);
         error[0] = '\0';
-        config = config_parse(cases[i][0], &s, error, sizeof(error));
+        config = config_parse(cases[i][0], &s, NULL, error, sizeof(error));
         check(config == NULL && strstr(error, cases[i][1]) != NULL, "-z refused, case %zu: %s", i, error);
         config_unref(config);
     }
@@ -383,19 +448,21 @@ static void check_long_words(void)
     char text[4096];
     struct settings s;
     struct config *config;
+    struct own_settings *own = NULL;
     char small[16];
 
     settings_init(&s);
     snprintf(text, sizeof(text), "11211=%0300d", 0);
-    config = config_parse(text, &s, error, sizeof(error));
+    config = config_parse(text, &s, NULL, error, sizeof(error));
     check(config == NULL && strstr(error, "at most 255 bytes") != NULL, "a host of 300 bytes is refused");
     snprintf(text, sizeof(text), "11211=/%0108d", 0);
-    config = config_parse(text, &s, error, sizeof(error));
+    config = config_parse(text, &s, NULL, error, sizeof(error));
     check(config == NULL && strstr(error, "at most 107 bytes") != NULL, "a path that no unix socket can have, too");
     snprintf(text, sizeof(text), "%0*d", (int)sizeof(text) - 1, 0);
-    config = config_parse(text, &s, small, sizeof(small));
+    config = config_parse(text, &s, NULL, small, sizeof(small));
     check(config == NULL && strlen(small) == sizeof(small) - 1, "a message never exceeds its buffer");
-    check(!settings_parse(&s, text, small, sizeof(small)) && strlen(small) == sizeof(small) - 1, "for -Z neither");
+    check(!settings_parse(&s, &own, text, small, sizeof(small)) && strlen(small) == sizeof(small) - 1,
+          "for -Z neither");
 }
 
 static void check_too_many_servers(void)
@@ -407,11 +474,11 @@ static void check_too_many_servers(void)
     settings_init(&s);
     for (int i = 1; i <= 100; i++)
         snprintf(text + strlen(text), sizeof(text) - strlen(text), ",h%d", i);
-    config = config_parse(text, &s, error, sizeof(error));
+    config = config_parse(text, &s, NULL, error, sizeof(error));
     check(config == NULL && strstr(error, "pool 11211: 101 servers: ") != NULL, "101 servers on a continuum: %s",
           error);
-    check(settings_parse(&s, "distribution=modula", error, sizeof(error)), "with modula");
-    config = config_parse(text, &s, error, sizeof(error));
+    check(parse_settings(&s, "distribution=modula"), "with modula");
+    config = config_parse(text, &s, NULL, error, sizeof(error));
     check(config != NULL && config->pools[0].num_servers == 101, "they are taken");
     config_unref(config);
 }
@@ -423,8 +490,8 @@ static void check_pool_fields(void)
     const struct pool *pool;
 
     settings_init(&s);
-    check(settings_parse(&s, "weight=4,timeout=77", error, sizeof(error)), "settings");
-    config = config_parse("11300=Alpha:11311,[::1]:12:2,/run/x.sock;11301=one", &s, error, sizeof(error));
+    check(parse_settings(&s, "weight=4,timeout=77"), "settings");
+    config = config_parse("11300=Alpha:11311,[::1]:12:2,/run/x.sock;11301=one", &s, NULL, error, sizeof(error));
     if (!check(config != NULL, "two pools"))
         return;
     pool = &config->pools[0];
@@ -442,7 +509,7 @@ static void check_pool_fields(void)
     check(pool->mcs != NULL && config->pools[1].mcs == NULL, "a continuum for several servers, none for one");
     check(pool->settings.downstream_timeout_ms == 77, "the settings");
     config_unref(config);
-    config = config_parse("11300=one", &s, error, sizeof(error));
+    config = config_parse("11300=one", &s, NULL, error, sizeof(error));
     check(config != NULL && strcmp(config->pools[0].name, "default") == 0, "a pool alone is called default");
     config_unref(config);
 }
@@ -467,7 +534,7 @@ static void check_references(void)
     struct config *config;
 
     settings_init(&s);
-    config = config_parse("1=a,b", &s, error, sizeof(error));
+    config = config_parse("1=a,b", &s, NULL, error, sizeof(error));
     for (size_t i = 0; i < ARRAY_LEN(threads); i++) {
         if (pthread_create(&threads[i], NULL, hold_and_drop, config_ref(config)) != 0)
             abort();
@@ -490,6 +557,11 @@ static void write_file(const char *name, const void *bytes, size_t n)
     file = fopen(path, "w");
     if (file == NULL || fwrite(bytes, 1, n, file) != n || fclose(file) != 0)
         abort();
+}
+
+static void write_text(const char *name, const char *text)
+{
+    write_file(name, text, strlen(text));
 }
 
 /* Loads; the message must hold `part` and begin with `where`, both NULL when it must succeed. */
@@ -546,6 +618,50 @@ static void check_port(void)
          "-z: ", "-p -1 is not", "nor is it an LPORT of 0");
     load(&(struct agent_config_source){.cluster = "a", .has_port = true, .port = 0}, "-z: ", "needs a unix socket",
          "-p 0 without -s");
+}
+
+/* LPORTs of -Z: those of -z, or of -p. */
+static void check_lports(void)
+{
+    struct config *config = load(&(struct agent_config_source){.cluster = "4=a;5=b", .settings = "5.timeout=7"}, NULL,
+                                 NULL, "-Z for a pool");
+
+    check(config != NULL && config->pools[0].settings.downstream_timeout_ms == 5000 &&
+              config->pools[1].settings.downstream_timeout_ms == 7,
+          "is for that one");
+    config_unref(config);
+    config =
+        load(&(struct agent_config_source){.cluster = "local", .settings = "5.timeout=7", .has_port = true, .port = 5},
+             NULL, NULL, "-Z for the pool of -p");
+    check(config != NULL && config->pools[0].settings.downstream_timeout_ms == 7, "is for that one");
+    config_unref(config);
+    config = load(
+        &(struct agent_config_source){.cluster = "a", .settings = "0.timeout=7", .has_port = true, .any_port = true},
+        NULL, NULL, "-Z for the pool of -p -1");
+    check(config != NULL && config->pools[0].settings.downstream_timeout_ms == 7, "is for that one");
+    config_unref(config);
+    load(&(struct agent_config_source){.cluster = "4=a;5=b", .settings = "5.timeout=7,6.timeout=7"},
+         "-Z: ", "6 is not the LPORT of any pool", "-Z for no pool");
+    load(&(struct agent_config_source){.cluster = "a", .settings = "0.timeout=7", .has_port = true, .port = 5},
+         "-Z: ", "0 is not the LPORT", "-Z for the pool 0, which is 5");
+    load(&(struct agent_config_source){.cluster = "5=a", .settings = "5.usr=joe,5.pwd=x"}, "-Z: ", "pwd: everybody",
+         "a password of a pool on the command line");
+    write_text("own", "timeout=7\n\n4.retry=0\n6.retry=0\n6.timeout=7\n");
+    load(&(struct agent_config_source){.cluster = "4=a;5=b", .settings = path}, path, "line 4: 6 is not the LPORT",
+         "a file of -Z for no pool");
+    write_text("own", "4.pwd=x\n");
+    load(&(struct agent_config_source){.cluster = "4=a;5=b", .settings = path}, "pool 4: ", "without usr",
+         "a password of a pool without a user");
+    write_text("own", "usr=joe\npwd=x\n4.usr=a\1b\n");
+    load(&(struct agent_config_source){.cluster = "4=a;5=b", .settings = path}, "pool 4: ", "control character",
+         "a user of a pool that cannot be told");
+    write_text("own", "4.usr=ann\n4.pwd=x\n5.pwd=y\nusr=joe\n");
+    config = load(&(struct agent_config_source){.cluster = "4=a;5=b", .settings = path}, NULL, NULL, "users of pools");
+    check(config != NULL && strcmp(config->pools[0].settings.usr, "ann") == 0 &&
+              strcmp(config->pools[0].settings.pwd, "x") == 0 && strcmp(config->pools[1].settings.usr, "joe") == 0 &&
+              strcmp(config->pools[1].settings.pwd, "y") == 0,
+          "each with its password");
+    config_unref(config);
 }
 
 static void check_files(void)
@@ -605,7 +721,7 @@ static void check_bad_files(void)
 static void remove_files(void)
 {
     static const char *const names[] = {"pools", "settings", "wrong_settings", "wrong", "servers",
-                                        "empty", "nul",      "large"};
+                                        "empty", "nul",      "large",          "own"};
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         snprintf(path, sizeof(path), "%s/%s", directory, names[i]);
@@ -622,6 +738,7 @@ int main(void)
     check_settings_refused();
     check_missing_hashes();
     check_table();
+    check_own_settings();
     check_settings_help();
     check_pools_taken();
     check_pools_refused();
@@ -631,6 +748,7 @@ int main(void)
     check_references();
     check_arguments();
     check_port();
+    check_lports();
     check_files();
     check_bad_files();
     remove_files();

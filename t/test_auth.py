@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import unittest
 
-from moxilib import MOXI, MoxiTest, await_true, ms, parse_stats, proxy_stats
+from moxilib import MOXI, MoxiTest, await_true, free_port, ms, parse_stats, proxy_stats, server_name
 from test_binary import (ADD, GET, GETQ, NOOP, QUIT, SASL_LIST, SET, STAT, VERSION, answer, packet, packets, store)
 
 SASL_AUTH, SASL_STEP = 0x21, 0x22
@@ -267,6 +267,9 @@ class Starting(AuthTest):
     def test_password_of_servers(self):
         self.assertIn("-Z: pwd", self.refused("-Z", "usr=joe,pwd=secret"))
         self.assertIn("without usr", self.refused("-Z", self.file("settings", "pwd=secret\n")))
+        self.assertIn("-Z: pwd", self.refused("-Z", "0.usr=joe,0.pwd=secret"))
+        self.assertIn("pool 0: pwd: a password without usr", self.refused("-Z", self.file("settings", "0.pwd=secret\n")))
+        self.assertIn("line 3: 9 is not the LPORT", self.refused("-Z", self.file("settings", "usr=joe\n\n9.pwd=secret\n")))
         self.assertIn("MOXI_SASL_PLAIN", self.refused(environment={"MOXI_SASL_PLAIN_USR": "x" * 300}))
         self.assertIn("usr, pwd", self.refused(environment={"MOXI_SASL_PLAIN_USR": "a b"}))
         self.assertIn("pwd: expected", self.refused("-Z", self.file("settings", "usr=a\npwd=\nhash=md5\n")))
@@ -328,6 +331,47 @@ class Servers(AuthTest):
         self.with_environment("MOXI_SASL_PLAIN_USR", "joe")
         self.with_environment("MOXI_SASL_PLAIN_PWD", "secret")
         self.check_use(self.moxi([server]))
+
+    def two_pools(self, first, second, text):
+        """Before two servers; "{port}" in the settings is the port of the second pool."""
+        port = free_port()
+        settings = self.file("settings", text.replace("{port}", str(port)))
+        moxi = self.moxi(["%s;%d=%s" % (server_name(first), port, server_name(second))], None, "-Z", settings, "-vv")
+        return moxi, port
+
+    def check_two(self, moxi, port):
+        """joe is the user of the first pool, and ann of the second."""
+        for i, client in enumerate((self.client(moxi), self.client(port))):
+            client.ask(b"set k 0 0 1\r\n%d\r\nget k\r\n" % i, b"STORED\r\nVALUE k 0 1\r\n%d\r\nEND\r\n" % i)
+        client.send(b"stats proxy\r\n")
+        stats = client.read_until(b"END\r\n")
+        for pool, user in ((moxi.port, b"joe"), (port, b"ann")):
+            self.assertIn(b"STAT %d:%d:behavior:usr %s\r\n" % (pool, pool, user), stats)
+            self.assertIn(b"STAT %d:%d:behavior:pwd (not shown)\r\n" % (pool, pool), stats)
+        for secret in ("secret", "another"):
+            self.assertNotIn(secret.encode(), stats)
+            self.assertNotIn(secret, moxi.stderr())
+
+    def test_each_pool_its_own(self):
+        joe, ann = self.memcached("-Y", self.file("joe", "joe:secret\n")), self.memcached("-Y", self.file("ann", "ann:another\n"))
+        self.check_two(*self.two_pools(joe, ann, "{port}.pwd=another\nusr=joe\n{port}.usr=ann\npwd=secret\n"))
+        self.with_environment("MOXI_SASL_PLAIN_USR", "joe")
+        self.with_environment("MOXI_SASL_PLAIN_PWD", "secret")
+        self.check_two(*self.two_pools(joe, ann, "{port}.usr=ann\n{port}.pwd=another\n"))
+
+    def test_each_pool_its_own_by_sasl(self):
+        joe = self.memcached("-Y", self.file("joe", "joe:secret\n"))
+        ann = self.moxi(["local"], None, "-S", "-Y", self.file("ann", "ann:another\n"))
+        self.check_two(*self.two_pools(
+            joe, ann, "{port}.downstream_protocol=binary\n{port}.usr=ann\n{port}.pwd=another\nusr=joe\npwd=secret\n"))
+
+    def test_the_other_pool_says_nothing(self):
+        mocks = self.mock(), self.mock()
+        moxi, port = self.two_pools(*mocks, "{port}.usr=ann\n{port}.pwd=another\n")
+        self.client(moxi).send(b"get k\r\n")
+        mocks[0].accept_expect(b"get k\r\n")
+        self.client(port).send(b"get k\r\n")
+        mocks[1].accept_expect(b"set auth 0 -1 11\r\nann another\r\n")
 
     def test_wrong_password_is_no_loop(self):
         server = self.memcached("-Y", self.file("users", USERS))

@@ -702,6 +702,26 @@ class Addresses(MoxiTest):
         self.assertEqual([v for k, v in stats.items() if k.endswith("behavior:downstream_timeout") and
                           k.startswith("%d:" % port)], ["1111"])
 
+    def test_settings_of_a_pool(self):
+        """They go before those of all pools, wherever they stand."""
+        servers = [self.memcached(), self.memcached()]
+        ports = [free_port(), free_port()]
+        pools = ";".join("%d=%s" % (p, server_name(s)) for p, s in zip(ports, servers))
+        self.raw(["-z", pools, "-l", "127.0.0.1", "-Z",
+                  "%d.item_size_max=9,connect_timeout=333,item_size_max=4,%d.retry=0" % (ports[1], ports[0])], ports[1])
+        self.client(ports[0]).ask(b"set k 0 0 5\r\n12345\r\n", b"SERVER_ERROR object too large for cache\r\n")
+        client = self.client(ports[1]).ask(b"set k 0 0 5\r\n12345\r\n", STORED)
+        stats = proxy_stats(client, b"behaviors")
+        for port, item_size_max, retry in ((ports[0], "4", "0"), (ports[1], "9", "1")):
+            behaviors = {key.rpartition(":")[2]: v for key, v in stats.items() if key.startswith("%d:" % port)}
+            self.assertEqual((behaviors["item_size_max"], behaviors["downstream_retry"], behaviors["connect_timeout"]),
+                             (item_size_max, retry, "333"))
+
+    def test_settings_of_the_pool_of_a_port(self):
+        port = free_port()
+        self.raw(["-p", str(port), "-l", "127.0.0.1", "-Z", "%d.item_size_max=4" % port], port)
+        self.client(port).ask(b"set k 0 0 5\r\n12345\r\n", b"SERVER_ERROR object too large for cache\r\n")
+
     def test_port_option(self):
         """-p stands for the LPORT that -z does not give."""
         port = free_port()
@@ -828,6 +848,13 @@ class CommandLine(MoxiTest):
                      "front_cache_lifespan=1", "bucket=x", "pwd=x", "key_stats_max=1", "optimize_set=a",
                      "item_size_max=0", "line_max=1", "stream_min=-1", "time_stats=2", "pace_us=x"):
             self.refuse(good + ["-Z", text], "-Z", text.partition("=")[0])
+        for text, name in (("%s.nosuch=1", "nosuch"), ("%s.downstream_timeout=x", "downstream_timeout=x"),
+                           ("%s.retry", "%s.retry"), ("%s.=1", '"%s."'), ("retry=1,.retry=1", '".retry"'),
+                           ("x.retry=1", '"x.retry"'), ("65536.retry=1", '"65536.retry"'),
+                           ("%s.retry=1,%s.retry=1", "downstream_retry: given twice"), ("%s.pace_us=1", "pace_us"),
+                           ("%s.usr=joe,%s.pwd=x", "pwd"), ("%s.retry=1,9.retry=1,retry=0", "9 is not the LPORT")):
+            self.refuse(good + ["-Z", text.replace("%s", port)], "-Z: ", name.replace("%s", port))
+        self.refuse(["-p", port, "-Z", "9.retry=1"], "-Z: 9 is not the LPORT")
         self.refuse(good + ["-Z", "/no/such/settings"], "/no/such/settings")
         for argument in ("-t 0", "-t x", "-t -1", "-t 100000", "-c 0", "-c x", "-b x", "-b 0", "-R 0", "-p 99999",
                          "-p x", "-a 999", "-a x", "-l 127.0.0.1:x", "-l 127.0.0.1:99999", "-l [::1",
