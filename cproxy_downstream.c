@@ -105,13 +105,16 @@ static uint64_t stall_us(const struct dconn *dc)
 
 static void arm_for_next(struct dconn *dc)
 {
+    const struct request *r = dc->unsent.head;
+
     dconn_arm(dc, dc->connect_us);
     dconn_arm(dc, dc->again_us);
     dconn_arm(dc, stall_us(dc));
     dconn_arm(dc, first_deadline(dc->sent.head));
     dconn_arm(dc, first_deadline(dc->unsent.head));
-    if (dc->unsent.head != NULL && greeting_is_own(dc->unsent.head))
-        dconn_arm(dc, first_deadline(dc->unsent.head->next_down));
+    while (r != NULL && greeting_is_own(r))
+        r = r->next_down;
+    dconn_arm(dc, first_deadline(r));
 }
 
 /* --- requests that end here --- */
@@ -480,11 +483,11 @@ static void expire_sent(struct dconn *dc)
 
 static void expire_unsent(struct dconn *dc)
 {
-    struct request *own = NULL;
+    struct request_queue own = {0};
 
-    /* moxi's own stands before those that have waited longer. */
-    if (dc->unsent.head != NULL && greeting_is_own(dc->unsent.head) && !is_due(dc, dc->unsent.head))
-        own = request_queue_pop(&dc->unsent);
+    /* moxi's own stand before those that have waited longer. */
+    while (dc->unsent.head != NULL && greeting_is_own(dc->unsent.head) && !is_due(dc, dc->unsent.head))
+        request_queue_push(&own, request_queue_pop(&dc->unsent));
     while (dc->unsent.head != NULL && is_due(dc, dc->unsent.head)) {
         struct request *r = request_queue_pop(&dc->unsent);
 
@@ -493,8 +496,8 @@ static void expire_unsent(struct dconn *dc)
             counter_add(&dc->d->counters->tot_downstream_timeout, 1);
         leave(dc, r, RESULT_TIMEOUT);
     }
-    if (own != NULL)
-        request_queue_push_front(&dc->unsent, own);
+    request_queue_concat(&own, &dc->unsent);
+    dc->unsent = own;
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)

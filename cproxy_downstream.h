@@ -47,6 +47,14 @@ uint32_t downstream_choose(const struct downstream *d);
  */
 void downstream_enqueue(struct downstream *d, uint32_t conn, struct request *r);
 
+enum { DOWNSTREAM_VERSION_MAX = 63 };
+
+/*
+ * Copies what the server has told last when it was asked for its version: printable, cut where it is too long, with a
+ * NUL behind it. False when it has told nothing. May be called by any thread.
+ */
+bool downstream_version(const struct downstream *d, char version[DOWNSTREAM_VERSION_MAX + 1]) MUST_CHECK;
+
 /* Whether nothing waits to be sent or answered. */
 bool downstream_idle(const struct downstream *d);
 

@@ -73,6 +73,9 @@ struct downstream {
     uint32_t meta_losses;
     uint64_t no_meta_us; /* until when it is taken not to */
 
+    /* what the server has told of it, to either of a pair; under version_mutex */
+    char version[DOWNSTREAM_VERSION_MAX + 1];
+
     uint32_t num_conns;
     struct dconn conns[];
 };

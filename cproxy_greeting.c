@@ -4,12 +4,14 @@
  *
  *   a twin's connection       version, in the binary protocol: does it speak that?
  *   usr is set                user and password; on a twin's behind the version
- *   the first meta command    mn: does it know these? (downstream_protocol=auto)
+ *   the first meta command    version and mn, in one write: what is it, and does it know these?
+ *                             (downstream_protocol=auto)
  *
  * These are requests of moxi's own, in the same queues as all others, before which they are put; nothing else is
  * composed until they are answered. A server that refuses the password is left alone for a while, as one that cannot be
  * connected.
  */
+#include <pthread.h>
 #include <string.h>
 
 #include "cproxy_downstream_int.h"
@@ -20,15 +22,25 @@ enum {
     PROBE_PLACE = 0x0d0a0d0a, /* where a twin's stream begins: the opaque of what it is asked first */
 };
 
+static void on_version(struct request *r, const struct outcome *outcome);
 static void on_known(struct request *r, const struct outcome *outcome);
 static void on_introduced(struct request *r, const struct outcome *outcome);
 
+static const struct request_ops version_ops = {.done = on_version};
 static const struct request_ops probe_ops = {.done = on_known};
 static const struct request_ops auth_ops = {.done = on_introduced};
 
+/* Guards the versions of all downstreams, which are seldom written and seldom read. */
+static pthread_mutex_t version_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static bool is_probe(const struct request *r)
+{
+    return r->ops == &probe_ops || r->ops == &version_ops;
+}
+
 bool greeting_is_own(const struct request *r)
 {
-    return r->ops == &probe_ops || r->ops == &auth_ops;
+    return is_probe(r) || r->ops == &auth_ops;
 }
 
 /* A request of moxi's own goes first. */
@@ -40,6 +52,16 @@ static void push_own(struct dconn *dc, struct request *r, const struct request_o
     r->deadline_us = deadline_us;
     request_queue_push_front(&dc->unsent, r);
     dc->unsent_bytes += request_weight(r);
+}
+
+/* The end of a request of moxi's own, of which all is known now. */
+static void end_own(struct dconn *dc, struct request *r)
+{
+    struct loop *loop = dc->d->loop;
+
+    r->parts = NULL;
+    request_let_go(&loop->requests, &loop->bufs, &r);
+    loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
 }
 
 /* --- who moxi is --- */
@@ -116,7 +138,6 @@ static void on_introduced(struct request *r, const struct outcome *outcome)
 {
     struct dconn *dc = r->parts;
     struct downstream *d = dc->d;
-    struct loop *loop = d->loop;
     bool needless = is_needless(dc, outcome);
 
     if (outcome->result == RESULT_STORED || needless) {
@@ -129,9 +150,44 @@ static void on_introduced(struct request *r, const struct outcome *outcome)
         dc->introduced = INTRODUCED_REFUSED;
         count_refusal(d, outcome);
     }
-    r->parts = NULL;
-    request_let_go(&loop->requests, &loop->bufs, &r);
-    loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
+    end_own(dc, r);
+}
+
+/* --- what the server is --- */
+
+/* Keeps what it has told; what is no answer changes nothing. */
+static void learn_version(struct downstream *d, const struct outcome *outcome)
+{
+    static const size_t word = sizeof("VERSION ") - 1;
+    struct downstream *first = is_twin(d) ? d->twin : d;
+    size_t n = 0;
+
+    if (outcome->result != RESULT_TOLD)
+        return;
+    pthread_mutex_lock(&version_mutex);
+    for (; word + n + 2 < outcome->text_len && n < DOWNSTREAM_VERSION_MAX; n++) {
+        uint8_t c = outcome->text[word + n];
+
+        first->version[n] = c < ' ' || c > '~' ? '?' : (char)c;
+    }
+    first->version[n] = '\0';
+    pthread_mutex_unlock(&version_mutex);
+}
+
+static void on_version(struct request *r, const struct outcome *outcome)
+{
+    struct dconn *dc = r->parts;
+
+    learn_version(dc->d, outcome);
+    end_own(dc, r);
+}
+
+bool downstream_version(const struct downstream *d, char version[DOWNSTREAM_VERSION_MAX + 1])
+{
+    pthread_mutex_lock(&version_mutex);
+    memcpy(version, d->version, sizeof(d->version));
+    pthread_mutex_unlock(&version_mutex);
+    return version[0] != '\0';
 }
 
 /* --- what the server knows --- */
@@ -146,7 +202,7 @@ static enum knows meta_by(enum result result)
 /* Whatever it says, if it says so in the binary protocol. */
 static enum knows binary_by(enum result result)
 {
-    if (result == RESULT_OK || result == RESULT_ERROR)
+    if (result == RESULT_TOLD || result == RESULT_ERROR)
         return KNOWS_YES;
     return result == RESULT_NO_MEMORY ? KNOWS_UNKNOWN : KNOWS_NO;
 }
@@ -168,9 +224,9 @@ static void on_known(struct request *r, const struct outcome *outcome)
 {
     struct dconn *dc = r->parts;
     struct downstream *d = dc->d;
-    struct loop *loop = d->loop;
 
     if (is_twin(d)) {
+        learn_version(d, outcome);
         dc->knows = binary_by(outcome->result);
         if (dc->knows == KNOWS_YES && d->settings->usr[0] != '\0')
             introduce(dc);
@@ -184,32 +240,37 @@ static void on_known(struct request *r, const struct outcome *outcome)
         dc->heard = false;
     if (outcome->result == RESULT_NO_MEMORY)
         fail_first(dc);
-    r->parts = NULL;
-    request_let_go(&loop->requests, &loop->bufs, &r);
-    loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
+    end_own(dc, r);
+}
+
+/* Has the server asked that first. False when memory ran out. */
+static bool ask(struct dconn *dc, enum opcode op, const struct codec *codec, const struct request_ops *ops,
+                uint64_t deadline_us)
+{
+    struct request *r = request_alloc(&dc->d->loop->requests);
+
+    if (r == NULL)
+        return false;
+    memset(&r->terms, 0, sizeof(r->terms));
+    r->codec = codec;
+    r->op = op;
+    push_own(dc, r, ops, deadline_us);
+    dconn_arm(dc, deadline_us);
+    return true;
 }
 
 /* Has the server asked first whether it knows what it is to be asked in. False when memory ran out. */
 static bool probe(struct dconn *dc)
 {
-    struct loop *loop = dc->d->loop;
-    struct request *r = request_alloc(&loop->requests);
     uint64_t deadline_us = dc->unsent.head->deadline_us;
 
-    if (r == NULL)
+    /* A client without a password may ask that. Who waits for a line has two of them in its opaque: PROBE_PLACE. */
+    if (is_twin(dc->d))
+        return ask(dc, OP_VERSION, &codec_binary_server, &probe_ops, ms_after(dc, dc->d->settings->connect_timeout_ms));
+    if (!ask(dc, OP_META_NOOP, &codec_meta, &probe_ops, deadline_us))
         return false;
-    memset(&r->terms, 0, sizeof(r->terms));
-    if (is_twin(dc->d)) {
-        /* A client without a password may ask that. Who waits for a line has two of them in its opaque: PROBE_PLACE. */
-        r->codec = &codec_binary;
-        r->op = OP_VERSION;
-        deadline_us = ms_after(dc, dc->d->settings->connect_timeout_ms);
-    } else {
-        r->codec = &codec_meta;
-        r->op = OP_META_NOOP;
-    }
-    push_own(dc, r, &probe_ops, deadline_us);
-    dconn_arm(dc, deadline_us);
+    /* That goes before it. It may fail: nothing depends on the answer. */
+    (void)ask(dc, OP_VERSION, &codec_ascii, &version_ops, deadline_us);
     return true;
 }
 
@@ -237,7 +298,7 @@ bool greeting_must_wait(struct dconn *dc)
         }
         dc->knows = KNOWS_ASKED;
     }
-    return dc->unsent.head->ops != &probe_ops;
+    return !is_probe(dc->unsent.head);
 }
 
 bool greeting_is_over(const struct dconn *dc)

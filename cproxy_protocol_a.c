@@ -571,6 +571,8 @@ static const struct fixed_reply touch_replies[] = {
 
 static const struct fixed_reply arith_replies[] = {FIXED("NOT_FOUND", RESULT_NOT_FOUND), {NULL, 0, RESULT_NONE}};
 
+static const struct fixed_reply no_replies[] = {{NULL, 0, RESULT_NONE}};
+
 static const struct fixed_reply ok_replies[] = {FIXED("OK", RESULT_OK), {NULL, 0, RESULT_NONE}};
 
 static const struct fixed_reply stats_replies[] = {
@@ -600,6 +602,8 @@ static const struct fixed_reply *replies_to(enum opcode op)
         return arith_replies;
     case OP_STATS:
         return stats_replies;
+    case OP_VERSION:
+        return no_replies;
     default:
         return ok_replies;
     }
@@ -678,6 +682,8 @@ static enum parse_status parse_other(enum opcode op, const uint8_t *p, size_t le
         reply->line_len = len - 2;
         return PARSE_OK;
     }
+    if (op == OP_VERSION && begins_with(p, len, "VERSION "))
+        return text_reply_done(reply, RESULT_TOLD, p, len);
     if (op == OP_INCR || op == OP_DECR) {
         size_t digits = len - 2;
 

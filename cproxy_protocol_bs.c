@@ -485,8 +485,11 @@ static enum parse_status take_success(const struct request *r, const struct head
     case CMD_DELETE:
         return reply_done(reply, RESULT_DELETED);
     case CMD_FLUSH:
-    case CMD_VERSION:
         return reply_done(reply, RESULT_OK);
+    case CMD_VERSION:
+        reply_line(reply, "VERSION ", p + HEADER + h->extras + h->key, n);
+        reply->outcome.result = RESULT_TOLD;
+        return PARSE_OK;
     case CMD_NOOP:
         return reply_done(reply, is_batch(r) ? RESULT_END : RESULT_OK);
     default:

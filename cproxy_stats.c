@@ -306,12 +306,29 @@ static void tell_timings(struct writer *w, uint32_t pool)
     free(sum);
 }
 
-static void tell_config(struct writer *w, const struct pool *pool)
+/* What a server has told of its version, to whichever worker. */
+static bool find_version(uint32_t pool, uint32_t server, char version[DOWNSTREAM_VERSION_MAX + 1])
 {
-    line(w, "%u:%s:config %s", pool->port, pool->name, pool->text);
-    for (uint32_t i = 0; i < pool->num_servers; i++)
-        line(w, "%u:%s:server:%u %s weight %u", pool->port, pool->name, i, pool->servers[i].name,
-             pool->servers[i].weight);
+    for (uint32_t i = 0; i < stats.num_workers; i++) {
+        const struct downstream *d = worker_pool(stats.workers[i], pool)->downstreams[server];
+
+        if (d != NULL && downstream_version(d, version))
+            return true;
+    }
+    return false;
+}
+
+static void tell_config(struct writer *w, uint32_t pool)
+{
+    const struct pool *p = &stats.config->pools[pool];
+    char version[DOWNSTREAM_VERSION_MAX + 1];
+
+    line(w, "%u:%s:config %s", p->port, p->name, p->text);
+    for (uint32_t i = 0; i < p->num_servers; i++) {
+        line(w, "%u:%s:server:%u %s weight %u", p->port, p->name, i, p->servers[i].name, p->servers[i].weight);
+        if (find_version(pool, i, version))
+            line(w, "%u:%s:server:%u:version %s", p->port, p->name, i, version);
+    }
 }
 
 /* --- the command --- */
@@ -374,7 +391,7 @@ static void tell(struct writer *w, unsigned what)
         if (what & TELL_INFO)
             tell_info(w, pool);
         if (what & TELL_CONFIG)
-            tell_config(w, pool);
+            tell_config(w, i);
         if (what & TELL_BEHAVIORS)
             tell_behaviors(w, pool);
         if (what & TELL_FRONTCACHE)

@@ -155,7 +155,7 @@ enum result {
     RESULT_FOUND,  /* a meta get of no value; and a meta debug, which has its text */
     RESULT_OK,
     RESULT_RESET, /* stats reset */
-    RESULT_TOLD,  /* a version, or mechanisms of SASL: the message */
+    RESULT_TOLD,  /* a version, or mechanisms of SASL: the message; what a server says of itself: the text */
     RESULT_ERROR, /* an error reply of the server: the text is the line */
     /* below, moxi speaks for a server that did not answer */
     RESULT_WRITE_FAILED, /* was never sent */

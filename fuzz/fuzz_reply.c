@@ -114,20 +114,24 @@ static bool may_end(enum opcode op, enum result result)
     case RESULT_NUMBER:
         return op == OP_INCR || op == OP_DECR || op == OP_META_ARITH;
     case RESULT_OK:
-        return !(flags & OPF_KEY);
+        return !(flags & OPF_KEY) && op != OP_VERSION;
     case RESULT_RESET:
         return op == OP_STATS;
+    case RESULT_TOLD:
+        return op == OP_VERSION;
     default:
         return false;
     }
 }
 
-/* An error of the binary protocol, as a line of text. */
+/* An error of the binary protocol, or a version, as a line of text. */
 static void judge_made(const struct reply *reply)
 {
     const struct outcome *outcome = &reply->outcome;
 
-    must((outcome->result == RESULT_ERROR) == (outcome->text != NULL), "an error is told in text, and nothing else");
+    bool told = outcome->result == RESULT_ERROR || outcome->result == RESULT_TOLD;
+
+    must(told == (outcome->text != NULL), "an error or a version is told in text, and nothing else");
     if (outcome->text == NULL)
         return;
     must(inside(outcome->text, outcome->text_len, reply->made, sizeof(reply->made)), "it was made");
@@ -333,8 +337,9 @@ static bool may_ask(const struct request *r, const struct codec *codec)
     if (is_binary(codec)) {
         bool fits = flags & OPF_VALUES ? r->num_keys > 0 : flags & OPF_KEY ? r->num_keys == 1 : r->num_keys == 0;
 
-        return fits && ((flags & (OPF_KEY | OPF_EVERYONE)) || r->op == OP_META_NOOP || r->op == OP_AUTH) &&
-               codec->lacks(r) == NULL;
+        bool of_conn = r->op == OP_META_NOOP || r->op == OP_AUTH || r->op == OP_VERSION;
+
+        return fits && ((flags & (OPF_KEY | OPF_EVERYONE)) || of_conn) && codec->lacks(r) == NULL;
     }
     if (codec == &codec_meta)
         return ((flags & OPF_KEY) && (r->num_keys == 1 || (r->num_keys > 1 && (flags & OPF_VALUES)))) ||

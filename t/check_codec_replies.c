@@ -143,7 +143,11 @@ static const struct {
     {BYTES("5\r\r\n"), "", ""},
     {BYTES("   \r\n"), "", ""},
     {BYTES("18446744073709551616\r\n"), "", ""},
-    {BYTES("VERSION 1.6.18\r\n"), "", ""},
+    {BYTES("VERSION 1.6.18\r\n"), "version", " version "},
+    {BYTES("VERSION \r\n"), "version", " version "},
+    {BYTES("VERSION\r\n"), "", ""},
+    {BYTES("VERSIONS 1\r\n"), "", ""},
+    {BYTES("version 1.6.18\r\n"), "", ""},
     {BYTES("STAT\r\n"), "", ""},
     {BYTES("STATS a b\r\n"), "", ""},
     {BYTES("VALUE\r\n"), "", ""},
@@ -156,9 +160,9 @@ static const struct {
 };
 
 /* Opcodes that are sent to a server. */
-static const enum opcode sent_ops[] = {OP_GET,     OP_GETS,   OP_GAT,       OP_GATS, OP_SET,  OP_ADD,
-                                       OP_REPLACE, OP_APPEND, OP_PREPEND,   OP_CAS,  OP_INCR, OP_DECR,
-                                       OP_TOUCH,   OP_DELETE, OP_FLUSH_ALL, OP_STATS};
+static const enum opcode sent_ops[] = {OP_GET,     OP_GETS,   OP_GAT,       OP_GATS,  OP_SET,    OP_ADD,
+                                       OP_REPLACE, OP_APPEND, OP_PREPEND,   OP_CAS,   OP_INCR,   OP_DECR,
+                                       OP_TOUCH,   OP_DELETE, OP_FLUSH_ALL, OP_STATS, OP_VERSION};
 
 static void check_reply_lines(void)
 {

@@ -42,6 +42,9 @@ MOXI = shlex.split(os.environ.get("MOXI", os.path.join(TOP, "moxi")))
 MEMCACHED = shlex.split(os.environ.get("MEMCACHED", "/usr/bin/memcached"))
 REPORT = re.compile(r"(Address|Leak|Thread|Memory)Sanitizer|runtime error:|ERROR SUMMARY: [1-9]|Assertion")
 
+# What moxi asks a server before the first meta command, and what one says that knows them, or does not.
+META_PROBE, META_YES, META_NO = b"version\r\nmn\r\n", b"VERSION 1.6.18\r\nMN\r\n", b"VERSION 1.4.39\r\nERROR\r\n"
+
 
 def ms(n):
     """A time of n milliseconds for a setting of moxi, scaled."""

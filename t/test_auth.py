@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import unittest
 
-from moxilib import MOXI, MoxiTest, await_true, free_port, ms, parse_stats, proxy_stats, server_name
+from moxilib import META_PROBE, META_YES, MOXI, MoxiTest, await_true, free_port, ms, parse_stats, proxy_stats, server_name
 from test_binary import (ADD, GET, GETQ, NOOP, QUIT, SASL_LIST, SET, STAT, VERSION, answer, packet, packets, store)
 
 SASL_AUTH, SASL_STEP = 0x21, 0x22
@@ -399,8 +399,8 @@ class Servers(AuthTest):
         server = mock.accept_expect(b"set auth 0 -1 10\r\njoe secret\r\n")
         server.expect_nothing(0.05)
         server.send(b"STOR").expect_nothing(0.05)
-        server.send(b"ED\r\n").expect(b"get k\r\nset k 0 0 1\r\nx\r\nmn\r\n")
-        server.send(b"END\r\nSTORED\r\nMN\r\n").expect(b"mg k v\r\n").send(b"EN\r\n")
+        server.send(b"ED\r\n").expect(b"get k\r\nset k 0 0 1\r\nx\r\n" + META_PROBE)
+        server.send(b"END\r\nSTORED\r\n" + META_YES).expect(b"mg k v\r\n").send(b"EN\r\n")
         client.expect(b"END\r\nSTORED\r\nEN\r\n")
 
     def test_nothing_goes_before_in_binary(self):

@@ -14,7 +14,7 @@ import tempfile
 import time
 import unittest
 
-from moxilib import SCALE, BesideMemcached, MoxiTest, await_true, ms, proxy_stats, show
+from moxilib import META_PROBE, META_YES, SCALE, BesideMemcached, MoxiTest, await_true, ms, proxy_stats, show
 
 GET, SET, ADD, REPLACE, DELETE, INCR, DECR, QUIT, FLUSH, GETQ, NOOP, VERSION, GETK, GETKQ, APPEND, PREPEND, STAT = range(17)
 SETQ, ADDQ, REPLACEQ, DELETEQ, INCRQ, DECRQ, QUITQ, FLUSHQ, APPENDQ, PREPENDQ, VERBOSITY, TOUCH, GAT, GATQ = range(17, 31)
@@ -559,6 +559,18 @@ class Auto(MoxiTest):
         client.expect(answer(GET, b"", HI, b"hi") + MARKED)
         self.get(server, client, len(get) + len(store(SET, b"k", b"x")))
 
+    def test_version(self):
+        """It is told in stats proxy, as a line of printable characters."""
+        mock, moxi, client = self.one()
+        for said in (b"1.4.39", b"1.6.18\r\n\0" + b"x" * 5000, b""):
+            client.send(packet(GET, b"k"))
+            server = mock.accept_expect(PROBE).send(answer(VERSION, value=said, opaque=b"\r\n\r\n"))
+            server.expect(packet(GET, b"k", opaque=after_probe())).send(answer(GET, b"", HI, b"hi", opaque=after_probe()))
+            client.expect(answer(GET, b"", HI, b"hi"))
+            shown = proxy_stats(self.client(moxi), b"config").get("%d:default:server:0:version" % moxi.port)
+            self.assertEqual(shown, {b"1.4.39": "1.4.39", b"": None}.get(said, "1.6.18   " + "x" * 54))
+            server.shutdown().expect_closed()
+
     def test_an_error_is_an_answer(self):
         mock, _, client = self.one()
         client.send(packet(GET, b"k"))
@@ -655,9 +667,9 @@ class Auto(MoxiTest):
         server = mock.accept_expect(PROBE)
         client.send(count(INCR, b"k", 5)).sync()
         server.send(b"ERROR\r\n")
-        server = mock.accept_expect(b"mn\r\n")
+        server = mock.accept_expect(META_PROBE)
         client.send(packet(APPEND, b"k", value=b"2")).sync()
-        server.send(b"MN\r\n")
+        server.send(META_YES)
         for line in (rb"ms k 1 .*", rb"1", rb"md k.*", rb"ma k .*", rb"ms k 1 .*", rb"2"):
             server.expect_match(line + rb"\r\n")
         server.send(b"HD\r\nHD\r\nNF\r\nNS\r\n")

@@ -687,6 +687,18 @@ class Addresses(MoxiTest):
         for port in ports:
             self.assertTrue([k for k in stats if k.startswith("%d:" % port)], port)
 
+    def test_versions_of_servers(self):
+        """Known to whichever worker has asked."""
+        servers = [self.memcached(), self.memcached()]
+        moxi = self.moxi(servers + ["local"], None, threads=3)
+        told = self.client(servers[0]).send(b"version\r\n").expect_match(rb"VERSION (.*)\r\n").group(1).decode()
+        keys = [b"key%d" % i for i in range(100)]
+        for request, end, shown in ((b"get " + b" ".join(keys) + b"\r\n", b"END\r\n", [None] * 3),
+                                    (b"".join(b"mg %s\r\n" % k for k in keys) + b"mn\r\n", b"MN\r\n", [told, told, None])):
+            self.client(moxi).send(request).read_until(end)
+            stats = proxy_stats(self.client(moxi), b"config")
+            self.assertEqual([stats.get("%d:default:server:%d:version" % (moxi.port, i)) for i in range(3)], shown)
+
     def test_files(self):
         """-z and -Z may be files, with white space and comments."""
         server = self.memcached()

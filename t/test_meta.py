@@ -12,7 +12,7 @@ import base64
 import re
 import unittest
 
-from moxilib import MoxiTest, await_true, has_sanitizer, ms
+from moxilib import META_NO, META_PROBE, META_YES, MoxiTest, await_true, has_sanitizer, ms, proxy_stats
 from test_text import BIG, Both, Conversation, without_cas
 from test_text import SESSIONS as text_sessions
 
@@ -416,7 +416,7 @@ class Mocks(MoxiTest):
         client.send(b"mg first\r\n")
         server = mock.accept()
         if not settings:
-            server.expect(b"mn\r\n").send(b"MN\r\n")
+            server.expect(META_PROBE).send(META_YES)
         server.expect(b"mg first\r\n").send(b"EN\r\n")
         client.expect(b"EN\r\n")
         return mock, moxi, client, server
@@ -500,13 +500,59 @@ class Mocks(MoxiTest):
         server.send(b"END\r\n")
         client.expect(b"END\r\n")
         client.send(b"get a\r\nmg b v\r\nget c\r\nset d 0 0 1\r\nx\r\n")
-        server.expect(b"get a\r\nmn\r\n").expect_nothing()
-        server.send(b"END\r\nMN\r\n").expect(b"mg b v\r\nget c\r\nset d 0 0 1\r\nx\r\n")
+        server.expect(b"get a\r\n" + META_PROBE).expect_nothing()
+        server.send(b"END\r\n" + META_YES).expect(b"mg b v\r\nget c\r\nset d 0 0 1\r\nx\r\n")
         server.send(b"EN\r\nEND\r\nSTORED\r\n")
         client.expect(b"END\r\nEN\r\nEND\r\nSTORED\r\n")
         client.send(b"mg b v\r\n")
         server.expect(b"mg b v\r\n").send(b"EN\r\n")
         client.expect(b"EN\r\n")
+
+    def test_version(self):
+        """It is told in stats proxy; whatever is told in its place makes no difference."""
+        mock, moxi, client = self.one()
+        stat = "%d:default:server:0:version" % moxi.port
+        shown = None
+        for said in (b"ERROR\r\n", b"VERSION 1.5.0 a b\r\n", b"SERVER_ERROR busy\r\n", b"VERSION \x7f\xc3\xa4\t\0.\r\n",
+                     b"CLIENT_ERROR no\r\n", b"VERSION " + b"9" * 8000 + b"\r\n", b"VERSION 2\r\n", b"ERROR unknown\r\n"):
+            with self.subTest(said=said[:40]):
+                client.send(b"mg k v\r\n")
+                server = mock.accept_expect(META_PROBE).send(said + b"MN\r\n").expect(b"mg k v\r\n").send(b"VA 1\r\nx\r\n")
+                client.expect(b"VA 1\r\nx\r\n")
+                if said.startswith(b"VERSION "):
+                    shown = "".join(chr(c) if 32 <= c < 127 else "?" for c in said[8:-2][:63])
+                self.assertEqual(proxy_stats(client, b"config").get(stat), shown)
+                server.shutdown().expect_closed()
+
+    def test_answer_cut_anywhere(self):
+        for answer in (META_YES, b"ERROR\r\nMN\r\n"):
+            mock, _, client = self.one()
+            for cut in range(1, len(answer)):
+                client.send(b"mg k v\r\n")
+                server = mock.accept_expect(META_PROBE).send_pieces([answer[:cut], answer[cut:]])
+                server.expect(b"mg k v\r\n").send(b"EN\r\n")
+                client.expect(b"EN\r\n")
+                server.shutdown().expect_closed()
+
+    def test_closed_anywhere_in_the_answer(self):
+        """Twice costs no more than the meta commands; classic ones go on."""
+        for cut in range(len(META_YES)):
+            mock, _, client = self.one()
+            client.send(b"mg k v\r\nset k 0 0 1\r\nx\r\n")
+            for _ in range(2):
+                mock.accept_expect(META_PROBE).send(META_YES[:cut]).close()
+            mock.accept_expect(b"get k\r\nset k 0 0 1\r\nx\r\n").send(b"END\r\nSTORED\r\n")
+            client.expect(b"EN\r\nSTORED\r\n")
+
+    def test_no_answer_to_the_question(self):
+        for said in (b"VERSION\r\n", b"OK\r\n", b"MN\r\n", b"MN\r\nVERSION 1\r\n", b"STORED\r\n", b"\r\n", b"VERSION 1\n", b"x" * 9000):
+            with self.subTest(said=said[:40]):
+                mock, _, client = self.one()
+                client.send(b"mg k v\r\n")
+                for _ in range(2):
+                    mock.accept_expect(META_PROBE).send(said + b"MN\r\n").expect_closed()
+                mock.accept_expect(b"get k\r\n").send(b"END\r\n")
+                client.expect(b"EN\r\n")
 
     def test_replaced_by_an_older_one(self):
         """It is asked again on the next connection."""
@@ -514,7 +560,7 @@ class Mocks(MoxiTest):
         server.close()
         client.send(b"mg k v\r\n")
         server = mock.accept()
-        server.expect(b"mn\r\n").send(b"ERROR\r\n")
+        server.expect(META_PROBE).send(META_NO)
         server.expect(b"get k\r\n").send(b"VALUE k 0 1\r\nx\r\nEND\r\n")
         client.expect(b"VA 1\r\nx\r\n")
         client.send(b"mg k t\r\nmg k v Oab\r\n")
@@ -525,20 +571,20 @@ class Mocks(MoxiTest):
         mock, _, client = self.one({"downstream_timeout": ms(200)})
         client.send(b"mg k v\r\n")
         server = mock.accept()
-        server.expect(b"mn\r\n")
+        server.expect(META_PROBE)
         client.expect(b"EN\r\n")
-        server.send(b"MN\r\n").sync()
+        server.send(META_YES).sync()
         client.send(b"mg k v\r\n")
-        server.expect(b"mn\r\n").send(b"MN\r\n").expect(b"mg k v\r\n").send(b"VA 1\r\nx\r\n")
+        server.expect(META_PROBE).send(META_YES).expect(b"mg k v\r\n").send(b"VA 1\r\nx\r\n")
         client.expect(b"VA 1\r\nx\r\n")
 
     def test_closes_at_the_question(self):
         mock, _, client = self.one()
         client.send(b"mg k v\r\n")
         server = mock.accept()
-        server.expect(b"mn\r\n").close()
+        server.expect(META_PROBE).close()
         server = mock.accept()
-        server.expect(b"mn\r\n").send(b"MN\r\n").expect(b"mg k v\r\n").send(b"VA 1\r\nx\r\n")
+        server.expect(META_PROBE).send(META_YES).expect(b"mg k v\r\n").send(b"VA 1\r\nx\r\n")
         client.expect(b"VA 1\r\nx\r\n")
 
     def test_hangs_up_at_the_question(self):
@@ -546,7 +592,7 @@ class Mocks(MoxiTest):
         mock, _, client = self.one()
         client.send(b"mg k v\r\n")
         for _ in range(2):
-            mock.accept().expect(b"mn\r\n").close()
+            mock.accept().expect(META_PROBE).close()
         server = mock.accept_expect(b"get k\r\n")
         server.send(b"VALUE k 0 1\r\nx\r\nEND\r\n")
         client.expect(b"VA 1\r\nx\r\n")
@@ -560,7 +606,7 @@ class Mocks(MoxiTest):
             mock, _, client = self.one()
             client.send(b"mg k v\r\n")
             for _ in range(2):
-                mock.accept().expect(b"mn\r\n").send(answer).expect_closed()
+                mock.accept().expect(META_PROBE).send(b"VERSION 1.6.18\r\n" + answer).expect_closed()
             mock.accept_expect(b"get k\r\n").send(b"END\r\n")
             client.expect(b"EN\r\n")
 
@@ -582,7 +628,7 @@ class Mocks(MoxiTest):
         teacher = self.client(moxi)
         teacher.send(b"mg k\r\n")
         server = mock.accept()
-        server.expect(b"mn\r\n").send(b"MN\r\n").expect(b"mg k\r\n").send(b"EN\r\n")
+        server.expect(META_PROBE).send(META_YES).expect(b"mg k\r\n").send(b"EN\r\n")
         teacher.expect(b"EN\r\n")
         for _ in range(200):
             teacher.send(b"mg k v\r\n")
@@ -616,7 +662,7 @@ class Mocks(MoxiTest):
                 client.send(request)
                 if cut > 0:
                     server = mock.accept()
-                    server.expect(b"mn\r\n").send(b"MN\r\n")
+                    server.expect(META_PROBE).send(META_YES)
                 server.expect(request).send(reply[:cut])
                 server.close()
                 client.expect(told or b"SERVER_ERROR proxy downstream closed %s\r\n" % mock.host)
@@ -642,7 +688,7 @@ class Mocks(MoxiTest):
                     client.expect_nothing()
                     client.send(b"mg k v\r\n")
                     server = mock.accept()
-                    server.expect(b"mn\r\n").send(b"MN\r\n").expect(b"mg k v\r\n").send(b"EN\r\n")
+                    server.expect(META_PROBE).send(META_YES).expect(b"mg k v\r\n").send(b"EN\r\n")
                     client.expect(b"EN\r\n")
 
     def test_batch_nonsense(self):
@@ -664,7 +710,7 @@ class Mocks(MoxiTest):
         mock, _, client = self.one(moxi_settings)
         client.send(b"mg k v\r\nms k 1 q\r\nx\r\n")
         server = mock.accept()
-        server.expect(b"mn\r\n").send(b"MN\r\n").expect(b"mg k v\r\nms k 1\r\nx\r\n")
+        server.expect(META_PROBE).send(META_YES).expect(b"mg k v\r\nms k 1\r\nx\r\n")
         client.expect(b"EN\r\nSERVER_ERROR proxy downstream timeout %s\r\n" % mock.host)
         client.send(b"mg other v\r\n")
         server.expect(b"mg other v\r\n").send(b"VA 4\r\nlate\r\nHD\r\nVA 5\r\nright\r\n")
