@@ -2,7 +2,7 @@
 /*
  * check_codec_binary - tests of the binary protocol's codec that need no socket: requests cut anywhere and bent at
  * random are found bad, unfinished or good, and nothing is looked at that is not there; and requests to servers when
- * memory runs out. The replies are t/test_binary.py's.
+ * memory runs out. The replies are t/mock_binary.py's.
  */
 #include "codec_tests.h"
 

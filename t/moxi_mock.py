@@ -6,6 +6,9 @@ Each test plays one or more servers byte by byte (MockServer in moxilib) behind 
 default there is exactly one connection to each server and its bytes, in order, are known. Where two outcomes are
 right, the test says why.
 
+Servers with the meta commands are in mock_meta, those of the binary protocol in mock_binary, and clients who ask them quietly
+in mock_quiet; all are run from here.
+
 Run as /usr/bin/python3 t/moxi_mock.py [Class[.test]].
 """
 
@@ -17,7 +20,13 @@ import tempfile
 import time
 import unittest
 
+from mock_binary import Auto, BinaryMocks
+from mock_meta import MetaMocks
+from mock_quiet import QuietBinary, QuietMeta
 from moxilib import TIMEOUT, Conn, MoxiTest, SCALE, ms, await_true, proxy_stats, show
+
+# What other files have for this one to run: unittest finds it by these names.
+__all__ = ["Auto", "BinaryMocks", "MetaMocks", "QuietBinary", "QuietMeta"]
 
 LONG = {"downstream_timeout": ms(60000)}
 

@@ -13,8 +13,8 @@ import subprocess
 import tempfile
 import unittest
 
+from binarylib import (ADD, GET, GETQ, NOOP, QUIT, SASL_LIST, SET, STAT, VERSION, answer, packet, packets, store)
 from moxilib import META_PROBE, META_YES, MOXI, MoxiTest, await_true, free_port, ms, parse_stats, proxy_stats, server_name
-from test_binary import (ADD, GET, GETQ, NOOP, QUIT, SASL_LIST, SET, STAT, VERSION, answer, packet, packets, store)
 
 SASL_AUTH, SASL_STEP = 0x21, 0x22
 USERS = "joe:secret\nann:pa:ss word\n"

@@ -20,10 +20,10 @@ import sys
 import time
 import unittest
 
+from binarylib import (ADD, APPEND, APPENDQ, ADDQ, DECR, DECRQ, DELETE, DELETEQ, GAT, GATK, GATKQ, GATQ, GET, GETK, GETKQ, GETQ, INCR, INCRQ,
+                       MARK, MARKED, NEVER, NOOP, PREPEND, PREPENDQ, REPLACE, REPLACEQ, SET, SETQ, TOUCH, count, expire, packet, packets,
+                       store)
 from moxilib import Memcached, Moxi, Client, TestCase, show
-from test_binary import (ADD, APPEND, APPENDQ, ADDQ, DECR, DECRQ, DELETE, DELETEQ, GAT, GATK, GATKQ, GATQ, GET, GETK, GETKQ, GETQ, INCR, INCRQ,
-                         MARK, MARKED, NEVER, NOOP, PREPEND, PREPENDQ, REPLACE, REPLACEQ, SET, SETQ, TOUCH, count, expire, packet, packets,
-                         store)
 from test_meta import without_uniques
 
 SECONDS = float(os.environ.get("CROSSING_SECONDS", "10"))

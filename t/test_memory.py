@@ -21,9 +21,9 @@ import time
 import unittest
 import unittest.mock
 
+from binarylib import (APPEND, DELETE, FLUSH, GAT, GET, GETK, GETKQ, INCR, NOOP, SET, SETQ, STAT, TOUCH, count, expire, packet,
+                       store)
 from moxilib import MOXI, TIMEOUT, Client, Closed, MoxiTest, has_sanitizer
-from test_binary import (APPEND, DELETE, FLUSH, GAT, GET, GETK, GETKQ, INCR, NOOP, SET, SETQ, STAT, TOUCH, count, expire, packet,
-                         store)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BIG = b"b" * 40000  # is referred to, not copied
