@@ -13,7 +13,7 @@ import unittest
 
 from moxilib import QUIET, Client, MoxiTest, await_true, ms, proxy_stats
 from moxi_mock import LONG, value
-from test_binary import DELETEQ, FLUSHQ, GAT, GET, GETK, GETQ, INCR, NOOP, SET, SETQ, TOUCH, answer, count, expire, packet, store
+from binarylib import DELETEQ, FLUSHQ, GAT, GET, GETK, GETQ, INCR, NOOP, SET, SETQ, TOUCH, answer, count, expire, packet, store
 
 FLAGS0 = struct.pack(">I", 0)
 KEPT = {"front_cache_lifespan": ms(60000), "front_cache_spec": "k|n", "front_cache_unspec": "kept-out", "get_join_max": 1,
