@@ -564,12 +564,13 @@ static bool finish_reply(struct dconn *dc, const struct outcome *outcome, bool s
 {
     struct request *r = request_queue_pop(&dc->sent);
     struct loop *loop = dc->d->loop;
+    bool is_swallowed = r->answered;
 
-    if (UNLIKELY(r->answered))
-        counter_add(&dc->d->counters->tot_downstream_swallowed, 1);
     if ((r->op == OP_GET || r->op == OP_GETS) && r->cursor == r->first)
         dc->usual_value -= dc->usual_value / 8; /* nothing was found */
     request_left_conn(&loop->requests, &loop->bufs, r, outcome);
+    if (UNLIKELY(is_swallowed))
+        counter_add(&dc->d->counters->tot_downstream_swallowed, 1);
     if (UNLIKELY(suspicious)) {
         close_ready(dc, RESULT_CLOSED, "the server does not know the command, and took its value for more of them");
         return false;

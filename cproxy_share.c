@@ -246,13 +246,21 @@ enum front_result share_look(const struct request *r, const struct rkey *key, st
     return result;
 }
 
+/* What a value's head has told: the reply to a command that is no meta command has nothing else. */
+static struct facts facts_of(const struct request *r, const struct hit *hit)
+{
+    if (op_is_meta(r->op))
+        return hit->facts;
+    return (struct facts){.flags = hit->facts.flags, .unique = hit->facts.unique, .size = (uint32_t)hit->value_len};
+}
+
 void share_begin_fill(struct request *r, const struct rkey *key, const struct hit *hit)
 {
-    const struct facts *facts = &hit->facts;
+    const struct facts facts = facts_of(r, hit);
 
-    if (facts->is_stale || facts->is_sent || facts->won || !guard_is_good(guard_of(r), r->hash, &r->ticket))
+    if (facts.is_stale || facts.is_sent || facts.won || !guard_is_good(guard_of(r), r->hash, &r->ticket))
         return;
-    r->filling = front_begin_fill(front_of(r), r->hash, key, hit->value_len, facts, knows_of(r), &r->pool->counters);
+    r->filling = front_begin_fill(front_of(r), r->hash, key, hit->value_len, &facts, knows_of(r), &r->pool->counters);
     r->filled = 0;
     r->fill_len = hit->value_len;
     r->left = share_left;
@@ -289,10 +297,10 @@ void share_set_fill(struct request *part, const struct rkey *key, const struct g
 /* --- the reply to one whose reply others may have --- */
 
 /* A value for a follower: with a head of its own. */
-static void begin_follower(struct request *r, const struct hit *hit)
+static void begin_follower(struct request *r, const struct request *leader, const struct hit *hit)
 {
     uint8_t head[HIT_HEAD_MAX];
-    struct hit own = *hit;
+    struct hit own = {.facts = facts_of(leader, hit), .value_len = hit->value_len, .tail_len = hit->tail_len};
 
     /* Only one is told to renew it. */
     own.facts.is_sent |= own.facts.won;
@@ -321,7 +329,7 @@ static void share_hit(struct request *r, const struct hit *hit, struct chunk *ch
             other->ops->hit(other, hit, chunk, p, n);
             continue;
         }
-        begin_follower(other, hit);
+        begin_follower(other, r, hit);
         other->ops->data(other, chunk, value, hit->value_len + hit->tail_len);
         other->ops->end(other);
     }
@@ -337,7 +345,7 @@ static void share_begin(struct request *r, const struct hit *hit)
     }
     for (struct request *other = r->followers; other != NULL; other = other->next_down)
         if (!other->answered)
-            begin_follower(other, hit);
+            begin_follower(other, r, hit);
     if (r->owner != NULL)
         cproxy_relay_ops.begin(r, hit);
 }
