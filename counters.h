@@ -42,6 +42,7 @@
     X(TOTAL, tot_downstream_queue_full, "requests refused by downstream_queue_max or _bytes")                \
     X(TOTAL, tot_downstream_swallowed, "replies that came too late and were dropped")                        \
     X(TOTAL, tot_get_joined, "gets that were asked for in the line of another")                              \
+    X(TOTAL, tot_optimized_sets, "sets that were answered before they were carried out, by optimize_set")    \
     X(TOTAL, tot_squashed, "gets that were answered with the reply to another")                              \
     X(TOTAL, tot_retry, "requests sent again on another connection")                                         \
     X(TOTAL, tot_upstream_paused, "times a client was left unread")                                          \

@@ -364,6 +364,42 @@ static void flush_orphan(const struct request *r, uint32_t server)
     send_orphan(share, server);
 }
 
+/*
+ * optimize_set: a set is answered at once. What goes to the server is a request that nobody waits for; as what is asked
+ * after it must go behind it, its client stays with its connection. False, having done nothing: it is not such a set.
+ */
+static bool answer_early(struct request *r)
+{
+    static const struct outcome stored = {.result = RESULT_STORED};
+    struct pool_state *ps = r->pool;
+    struct request *share;
+    struct downstream *d;
+
+    /* What waits for a slot was asked before it. */
+    if (!keyspec_match(&ps->shared->optimized, r->key.p, r->key.len) || ps->waiting.head != NULL)
+        return false;
+    r->server = cproxy_route(ps, &r->key);
+    d = ps->downstreams[r->server];
+    share = d != NULL ? request_alloc(&ps->loop->requests) : NULL;
+    if (share == NULL)
+        return false;
+    share->pool = ps;
+    share->codec = r->codec;
+    share->op = r->op;
+    share->flags = r->flags;
+    share->exptime = r->exptime;
+    share->deadline_us = r->deadline_us;
+    share->answered = true;
+    share->orphan = true;
+    request_move_value(share, r);
+    if (r->guarded)
+        share_hold(share);
+    counter_add(&ps->counters.tot_optimized_sets, 1);
+    downstream_enqueue(d, client_pin(r, d), share);
+    client_finish(r, &stored);
+    return true;
+}
+
 /* A request that nobody waits for any more: a write is still owed to its server. */
 static void start_orphan(struct request *r)
 {
@@ -616,6 +652,8 @@ void cproxy_admit(struct request *r)
     set_deadline(r, r->start_us);
     if (UNLIKELY(ps->shared->guard != NULL) && share_admit(r))
         return;
+    if (r->op == OP_SET && answer_early(r))
+        return;
     cproxy_take_slot(r);
 }
 
@@ -646,6 +684,8 @@ bool cproxy_shared_setup(struct cproxy_shared *shared, const struct pool *pool)
     bool has_front = s->front_cache_lifespan_ms > 0 && s->front_cache_spec[0] != '\0';
 
     memset(shared, 0, sizeof(*shared));
+    if (!keyspec_setup(&shared->optimized, s->optimize_set, ""))
+        return false;
     if (!s->squash && !has_front)
         return true;
     shared->guard = guard_create();
@@ -656,6 +696,7 @@ bool cproxy_shared_setup(struct cproxy_shared *shared, const struct pool *pool)
 
 void cproxy_shared_teardown(struct cproxy_shared *shared)
 {
+    keyspec_teardown(&shared->optimized);
     front_destroy(shared->front);
     guard_destroy(shared->guard);
 }

@@ -30,6 +30,7 @@
 #include "cproxy_local.h"
 #include "guard.h"
 #include "htgram.h"
+#include "keyspec.h"
 #include "loop.h"
 #include "request.h"
 
@@ -74,8 +75,9 @@ struct timings {
 
 /* What a pool's workers have in common: immutable, but for what it points to. */
 struct cproxy_shared {
-    struct guard *guard; /* NULL: no reply is kept, nor shared */
-    struct front *front; /* NULL: none is kept */
+    struct guard *guard;      /* NULL: no reply is kept, nor shared */
+    struct front *front;      /* NULL: none is kept */
+    struct keyspec optimized; /* of optimize_set */
 };
 
 struct pool_state {

@@ -127,6 +127,11 @@ const struct setting settings_table[] = {
     {"front_cache_stale", NULL, SETTING_MS, FIELD(front_cache_stale_ms), 0, 0, 24 * HOUR_MS, NULL,
      "how long a value is given to others past its lifespan, while one of them asks the server"},
 
+    {"optimize_set", NULL, SETTING_TEXT, FIELD(optimize_set), 0, 0, 0, NULL,
+     "prefixes of keys, with '|' between them, whose sets in text are answered STORED at once, before the server has: "
+     "DANGER: if it then fails, the value is lost, the old one stays, and nobody is told; others may read the old one "
+     "until it is carried out"},
+
     {"time_stats", NULL, SETTING_BOOL, FIELD(time_stats), 0, 0, 1, NULL,
      "1: keep histograms of latencies for 'stats proxy timings'"},
     {NULL, NULL, SETTING_U32, 0, 0, 0, 0, NULL, NULL},
@@ -146,7 +151,6 @@ static const char *const keys_not_supported[] = {
     "key_stats_max",
     "key_stats_spec",
     "key_stats_unspec",
-    "optimize_set",
     "port",
     "port_listen",
 };

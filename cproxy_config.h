@@ -68,6 +68,8 @@ struct settings {
     char front_cache_spec[SETTING_TEXT_MAX + 1]; /* keyspec.h */
     char front_cache_unspec[SETTING_TEXT_MAX + 1];
 
+    char optimize_set[SETTING_TEXT_MAX + 1]; /* keyspec.h: keys whose sets are answered before they are carried out */
+
     /* counters */
     uint32_t time_stats; /* 1: latency histograms for `stats proxy timings` */
 };

@@ -134,6 +134,15 @@ void request_copy_value(const struct request *r, uint8_t *dst)
     spanq_peek_tail(&r->value, dst + r->inl_value_len, r->value.bytes);
 }
 
+void request_move_value(struct request *to, struct request *from)
+{
+    request_set_key(to, from->key.p, from->key.len);
+    memcpy(to->inl + to->inl_used, from->inl + from->inl_used - from->inl_value_len, from->inl_value_len);
+    to->inl_used += from->inl_value_len;
+    to->inl_value_len = from->inl_value_len;
+    spanq_concat(&to->value, &from->value);
+}
+
 void request_set_key(struct request *r, const uint8_t *key, size_t len)
 {
     assert(len <= KEY_MAX);

@@ -373,6 +373,9 @@ static inline size_t request_value_len(const struct request *r)
 /* Copies its value, all request_value_len bytes of it, to dst. */
 void request_copy_value(const struct request *r, uint8_t *dst);
 
+/* Moves the key and the value of a store with one key to a request that has none. The key stays readable in from. */
+void request_move_value(struct request *to, struct request *from);
+
 /* Copies a single key into the request. len is at most KEY_MAX. */
 void request_set_key(struct request *r, const uint8_t *key, size_t len);
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* check_front - the near cache (cproxy_front.c): what is kept, for how long, and how much of it. Time is made up here. */
+/*
+ * check_front - the near cache (cproxy_front.c): what is kept, for how long, and how much of it. Time is made up here.
+ */
 #include <pthread.h>
 #include <stdlib.h>
 

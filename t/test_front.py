@@ -671,5 +671,88 @@ class Squash(FrontTest):
         b.ask(b"get k\r\n", get())
 
 
+class OptimizeSet(FrontTest):
+    def one(self, settings=None, threads=1):
+        return super().one(settings, threads, base=dict(LONG, optimize_set="k", get_join_max=1))
+
+    def test_answered_at_once(self):
+        mock, moxi, a, b = self.one()
+        for data in (b"", b"v", b"v" * 300, b"v" * 5000, b"v" * 1000000):
+            a.ask(b"set k 7 60 %d\r\n%s\r\n" % (len(data), data), b"STORED\r\n")
+            server = mock.conns[0] if mock.conns else mock.accept()
+            server.expect(b"set k 7 60 %d\r\n%s\r\n" % (len(data), data))
+            # What comes later goes behind it; of whoever.
+            a.send(b"get k\r\n")
+            b.send(b"delete k\r\n")
+            server.read(len(b"get k\r\ndelete k\r\n"))
+            server.send(b"STORED\r\n" + get(b"k", data, 7) + b"DELETED\r\n")
+            a.expect(get(b"k", data, 7))
+            b.expect(b"DELETED\r\n")
+        self.assertEqual(self.proxied(moxi, "tot_optimized_sets"), 5)
+
+    def test_others_wait(self):
+        mock, moxi, a, b = self.one()
+        a.send(b"set j 0 0 1\r\nv\r\n")
+        server = mock.accept_expect(b"set j 0 0 1\r\nv\r\n")
+        b.send(b"add k 0 0 1\r\nv\r\n")
+        server.expect(b"add k 0 0 1\r\nv\r\n")
+        a.expect_nothing()
+        b.expect_nothing()
+        server.send(b"STORED\r\n" * 2)
+        a.expect(b"STORED\r\n")
+        b.expect(b"STORED\r\n")
+
+    def test_refused_and_lost(self):
+        """Nobody is told, and what follows has its own replies."""
+        mock, moxi, a, _ = self.one()
+        a.ask(b"set k 0 0 1\r\nv\r\n", b"STORED\r\n")
+        server = mock.accept_expect(b"set k 0 0 1\r\nv\r\n")
+        a.send(b"get k\r\n")
+        server.expect(b"get k\r\n").send(b"SERVER_ERROR out of memory storing object\r\n" + get(b"k", b"old"))
+        a.expect(get(b"k", b"old"))
+        a.ask(b"set k 0 0 1\r\nv\r\n", b"STORED\r\n")
+        server.expect(b"set k 0 0 1\r\nv\r\n").close()
+        a.send(b"get k\r\n")
+        mock.accept_expect(b"get k\r\n").send(b"END\r\n")
+        a.expect(b"END\r\n")
+
+    def test_order(self):
+        """With several connections, what its client asks later takes the same; with no slot left it waits like all."""
+        mock, moxi, a, _ = self.one({"downstream_conn_max": 4})
+        a.ask(b"set k 0 0 1\r\n1\r\nset k 0 0 1\r\n2\r\n", b"STORED\r\n" * 2)
+        a.send(b"append k 0 0 1\r\n3\r\nget k\r\n")
+        server = mock.accept_expect(b"set k 0 0 1\r\n1\r\nset k 0 0 1\r\n2\r\nappend k 0 0 1\r\n3\r\nget k\r\n")
+        server.send(b"STORED\r\n" * 3 + get(b"k", b"23"))
+        a.expect(b"STORED\r\n" + get(b"k", b"23"))
+
+    def test_behind_what_waits(self):
+        mock, moxi, a, b = self.one({"downstream_max": 1, "wait_queue_timeout": 0})
+        b.send(b"get j\r\n")
+        server = mock.accept_expect(b"get j\r\n")
+        a.send(b"append k 0 0 1\r\n1\r\nset k 0 0 1\r\n2\r\n")
+        a.sync()
+        server.send(get(b"j"))
+        server.expect(b"append k 0 0 1\r\n1\r\n").send(b"STORED\r\n")
+        server.expect(b"set k 0 0 1\r\n2\r\n").send(b"STORED\r\n")
+        a.expect(b"STORED\r\n" * 2)
+
+    def test_near_cache(self):
+        """Nothing is kept until the server has said that it has it."""
+        mock, moxi, a, b = self.one({"front_cache_lifespan": ms(60000), "front_cache_spec": "k"}, threads=2)
+        server = self.first(mock, b)
+        b.ask(b"get k\r\n", get())
+        a.ask(b"set k 0 0 1\r\nw\r\n", b"STORED\r\n")
+        other = mock.accept_expect(b"set k 0 0 1\r\nw\r\n")
+        self.served(b, server, b"get k\r\n", get())
+        other.send(b"STORED\r\n")
+        await_true(lambda: self.proxied(moxi, "tot_downstream_swallowed") == 1, "it is carried out")
+        self.served(b, server, b"get k\r\n", get(b"k", b"w"))
+        b.ask(b"get k\r\n", get(b"k", b"w"))
+
+    def test_cache_inside(self):
+        moxi = self.moxi(["local"], {"optimize_set": "@all"})
+        self.client(moxi).ask(b"set k 0 0 1\r\nv\r\nget k\r\n", b"STORED\r\n" + get())
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=1)
