@@ -82,7 +82,26 @@ LOCAL = [
     (b"watch fetchers\r\n", rb"OK\r\n"),
 ]
 
-
+# With the near cache and squash: each value from the server, from a reply to another, and from what was kept.
+NEAR = [
+    (b"set k 1 0 5\r\nhello\r\n", rb"STORED\r\n"),
+    (b"get k\r\nget k\r\n", rb"((VALUE k 1 5\r\nhello\r\n)?END\r\n){2}"),
+    (b"get k none\r\n", rb"(VALUE k 1 5\r\nhello\r\n)?END\r\n"),
+    (b"mg k v f s O7\r\n", rb"(VA 5 f1 s5 O7\r\nhello|EN O7)\r\n"),
+    (b"mg k v f s O7\r\n", rb"(VA 5 f1 s5 O7\r\nhello|EN O7)\r\n"),
+    (b"set big 0 0 40000\r\n%s\r\n" % BIG, rb"STORED\r\n"),
+    (b"get big k big\r\n", rb"(VALUE big 0 40000\r\nb+\r\n)?(VALUE k 1 5\r\nhello\r\n)?(VALUE big 0 40000\r\nb+\r\n)?END\r\n"),
+    (b"get big k big\r\n", rb"(VALUE big 0 40000\r\nb+\r\n)?(VALUE k 1 5\r\nhello\r\n)?(VALUE big 0 40000\r\nb+\r\n)?END\r\n"),
+    (b"get big\r\n", rb"(VALUE big 0 40000\r\nb+\r\n)?END\r\n"),
+    (b"set huge 0 0 700000\r\n%s\r\n" % HUGE, rb"STORED\r\n"),
+    (b"get huge\r\n", rb"(VALUE huge 0 700000\r\nh+\r\n)?END\r\n"),
+    (b"get huge\r\n", rb"(VALUE huge 0 700000\r\nh+\r\n)?END\r\n"),
+    (b"append k 0 0 1\r\n!\r\n", rb"(NOT_)?STORED\r\n"),
+    (b"get k\r\n", rb"(VALUE k 1 [56]\r\nhello!?\r\n)?END\r\n"),
+    (b"set o 0 0 1\r\nx\r\n", rb"STORED\r\n"),
+    (b"stats proxy frontcache\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
+    (b"flush_all\r\n", rb"OK\r\n"),
+]
 
 
 def answered(op, body=b"", missing=False):
@@ -117,6 +136,8 @@ BINARY = [
 class EveryAllocation(MoxiTest):
     ROUNDS_MAX = 2000
 
+    settings = {"downstream_retry": 0, "connect_retry_interval": 1}
+
     @classmethod
     def setUpClass(cls):
         scratch = tempfile.TemporaryDirectory(prefix="moxi-test-")
@@ -131,7 +152,7 @@ class EveryAllocation(MoxiTest):
             os.unlink(self.log)
         with unittest.mock.patch.dict(os.environ, LD_PRELOAD=self.library, FAIL_ALLOC_LOG=self.log,
                                       FAIL_ALLOC_AT=str(fail_at)):
-            return self.moxi(servers, {"downstream_retry": 0, "connect_retry_interval": 1}, "-vv")
+            return self.moxi(servers, self.settings, "-vv")
 
     def talk(self, moxi, session, excused):
         """One session. excused: whether memory may have run out in it."""
@@ -193,6 +214,11 @@ class EveryAllocation(MoxiTest):
         self.each(["local"], BINARY)
         self.each([self.memcached()], BINARY)
         self.each([self.memcached("-B", "ascii"), "local"], BINARY)
+
+    def test_near_cache(self):
+        self.settings = dict(self.settings, front_cache_lifespan=60000, front_cache_spec="@all", front_cache_miss_lifespan=60000,
+                             squash=1, optimize_set="o")
+        self.each([self.memcached(), self.memcached()], NEAR)
 
     def test_several_servers(self):
         # "stats items" goes the same way as "stats", with fewer lines to be added up
