@@ -359,7 +359,7 @@ static void flush_orphan(const struct request *r, uint32_t server)
     share->deadline_us = r->deadline_us;
     share->answered = true;
     share->orphan = true;
-    if (r->guarded)
+    if (r->hold != HOLD_NONE)
         share_hold(share);
     send_orphan(share, server);
 }
@@ -392,7 +392,7 @@ static bool answer_early(struct request *r)
     share->answered = true;
     share->orphan = true;
     request_move_value(share, r);
-    if (r->guarded)
+    if (r->hold != HOLD_NONE)
         share_hold(share);
     counter_add(&ps->counters.tot_optimized_sets, 1);
     downstream_enqueue(d, client_pin(r, d), share);

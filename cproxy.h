@@ -195,7 +195,7 @@ extern const struct request_ops share_ops;
 /* The client of r goes while it is on a connection. True: others need its reply, so it has to stay, without owner. */
 bool share_carry(struct request *r);
 
-/* A share of a flush_all: the guard knows of it until it is released. */
+/* A write, or a part of one: the guard knows of it, and nothing of its keys is kept, until it is released. */
 void share_hold(struct request *r);
 
 /* request.left of all of these. */

@@ -322,7 +322,7 @@ static struct request *make_part(struct request *r, uint32_t server)
         part->has_exptime = r->has_exptime;
         part->arg = r->arg;
         part->arg_len = r->arg_len;
-        if (r->guarded)
+        if (r->hold != HOLD_NONE)
             share_hold(part);
     }
     return part;

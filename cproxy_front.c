@@ -22,7 +22,7 @@
 
 enum {
     LOCKS = 64,
-    PLACES_EACH = 4, /* of presence, a key that may be kept */
+    PLACES_EACH = 8, /* of presence, a key that may be kept */
     PLACES_MIN = 1024,
     PLACES_MAX = 1 << 20,
     HAND_STEP = 64,          /* items, and places of the cache without any, that the hand looks at in one step, */
@@ -49,8 +49,9 @@ struct card {
 
 _Static_assert(sizeof(struct card) % 8 == 0, "cards are aligned");
 
+/* About when a delayed flush_all happens. */
 struct flush {
-    uint64_t from_us; /* 0: none */
+    uint64_t from_us;
     uint64_t to_us;
 };
 
@@ -77,7 +78,7 @@ struct front {
     struct cache_cursor hand;
 
     pthread_mutex_t flush_lock;
-    struct flush flushes[FLUSHES];
+    struct flush flushes[FLUSHES + 1];
     uint32_t num_flushes; /* atomic: of them, that may be to come */
 };
 
@@ -163,6 +164,33 @@ static void tell(const struct card *card, struct cache_item *item, struct front_
         .unique = card->unique, .flags = card->flags, .size = (uint32_t)hit->value_len, .is_binary = card->is_binary};
 }
 
+/* Whether a key was asked for lately; it was, from now on. */
+static bool was_asked_lately(struct front *f, uint64_t hash)
+{
+    uint32_t *place = &f->lately[hash & f->place_mask];
+    uint32_t print = (uint32_t)(hash >> 32) | 1;
+
+    if (__atomic_load_n(place, __ATOMIC_RELAXED) == print)
+        return true;
+    __atomic_store_n(place, print, __ATOMIC_RELAXED);
+    return false;
+}
+
+static bool is_full(const struct front *f)
+{
+    return __atomic_load_n(&f->num_items, __ATOMIC_RELAXED) >= f->max;
+}
+
+/* What becomes of a key that is not here. */
+static enum front_result missed(struct front *f, uint64_t hash, struct counters *n)
+{
+    counter_add(&n->front.tot_get_misses, 1);
+    if (!is_full(f) || was_asked_lately(f, hash))
+        return FRONT_ASK;
+    counter_add(&n->front.tot_add_skips, 1);
+    return FRONT_PASS;
+}
+
 enum front_result front_get(struct front *f, uint64_t hash, const struct rkey *key, unsigned needs, uint64_t now_us,
                             struct counters *n, struct front_hit *hit)
 {
@@ -171,10 +199,8 @@ enum front_result front_get(struct front *f, uint64_t hash, const struct rkey *k
 
     if (__atomic_load_n(presence_of(f, hash), __ATOMIC_ACQUIRE) != 0)
         item = cache_get(f->cache, key->p, key->len);
-    if (item == NULL) {
-        counter_add(&n->front.tot_get_misses, 1);
-        return FRONT_ASK;
-    }
+    if (item == NULL)
+        return missed(f, hash, n);
     card = card_of(item);
     if (is_over(f, card, now_us)) {
         cache_item_release(item);
@@ -206,7 +232,6 @@ struct sweep {
     struct front *f;
     uint64_t now_us;
     struct counters *n;
-    bool made_room;
 };
 
 static void sweep_item(void *arg, struct cache_item *item)
@@ -215,12 +240,10 @@ static void sweep_item(void *arg, struct cache_item *item)
     struct front *f = sweep->f;
     struct card *card = card_of(item);
 
-    if (!is_over(f, card, sweep->now_us) && (sweep->made_room || __atomic_exchange_n(&card->used, 0, __ATOMIC_RELAXED)))
+    if (!is_over(f, card, sweep->now_us) && (!is_full(f) || __atomic_exchange_n(&card->used, 0, __ATOMIC_RELAXED)))
         return;
-    if (drop(f, hash_of_item(f, item), cache_item_key(item), item->nkey)) {
+    if (drop(f, hash_of_item(f, item), cache_item_key(item), item->nkey))
         counter_add(&sweep->n->front.tot_evictions, 1);
-        sweep->made_room = true;
-    }
 }
 
 /* Makes room for one key, if that can be done in short time. */
@@ -230,43 +253,28 @@ static bool make_room(struct front *f, uint64_t now_us, struct counters *n)
 
     if (pthread_mutex_trylock(&f->hand_lock) != 0)
         return false;
-    for (int i = 0; i < HAND_STEPS && !sweep.made_room; i++)
+    for (int i = 0; i < HAND_STEPS && is_full(f); i++)
         if (!cache_walk(f->cache, &f->hand, HAND_STEP, sweep_item, &sweep))
             memset(&f->hand, 0, sizeof(f->hand));
     pthread_mutex_unlock(&f->hand_lock);
-    return sweep.made_room;
+    return !is_full(f);
 }
 
-/* Whether a key was asked for lately; it was, from now on. */
-static bool was_asked_lately(struct front *f, uint64_t hash)
+/* Whether a key is here, over or not. */
+static bool is_here(struct front *f, uint64_t hash, const void *key, size_t nkey)
 {
-    uint32_t *place = &f->lately[hash & f->place_mask];
-    uint32_t print = (uint32_t)(hash >> 32) | 1;
-
-    if (__atomic_load_n(place, __ATOMIC_RELAXED) == print)
-        return true;
-    __atomic_store_n(place, print, __ATOMIC_RELAXED);
-    return false;
-}
-
-static bool is_full(const struct front *f)
-{
-    return __atomic_load_n(&f->num_items, __ATOMIC_RELAXED) >= f->max;
+    return __atomic_load_n(presence_of(f, hash), __ATOMIC_RELAXED) != 0 &&
+           cache_look(f->cache, key, nkey).state != CACHE_SIGHT_NONE;
 }
 
 /* --- filling --- */
 
-struct cache_item *front_begin_fill(struct front *f, uint64_t hash, const struct rkey *key, size_t value_len,
+struct cache_item *front_begin_fill(struct front *f, const struct rkey *key, size_t value_len,
                                     const struct facts *facts, unsigned knows, struct counters *n)
 {
     enum cache_result why;
     struct cache_item *item = NULL;
 
-    /* What is here already, to be renewed maybe, needs no room. */
-    if (is_full(f) && __atomic_load_n(presence_of(f, hash), __ATOMIC_RELAXED) == 0 && !was_asked_lately(f, hash)) {
-        counter_add(&n->front.tot_add_skips, 1);
-        return NULL;
-    }
     if (value_len <= f->item_max)
         item = cache_item_alloc(f->cache, key->p, key->len, 0, 0, overhead(key->len) + value_len, &why);
     if (item == NULL) {
@@ -293,7 +301,8 @@ static uint64_t bounded(struct front *f, uint64_t now_us, uint64_t until_us)
     pthread_mutex_lock(&f->flush_lock);
     for (uint32_t i = 0; i < f->num_flushes; i++) {
         if (now_us >= f->flushes[i].to_us) {
-            f->flushes[i] = f->flushes[--f->num_flushes];
+            f->flushes[i] = f->flushes[f->num_flushes - 1];
+            __atomic_store_n(&f->num_flushes, f->num_flushes - 1, __ATOMIC_RELEASE);
             i--;
         } else if (now_us >= f->flushes[i].from_us) {
             until_us = 0;
@@ -317,17 +326,18 @@ static bool enter(struct front *f, uint64_t hash, struct cache_item *item, const
 
     pthread_mutex_lock(lock);
     __atomic_fetch_add(presence_of(f, hash), 1, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&f->num_items, 1, __ATOMIC_RELAXED);
     is_good = guard_is_good(f->guard, hash, ticket);
-    if (is_good) {
+    if (is_good)
         drop(f, hash, key.p, key.len);
+    if (is_good && __atomic_load_n(&f->num_items, __ATOMIC_RELAXED) <= f->max) {
         is_good = cache_store(f->cache, item, CACHE_ADD, NULL) == CACHE_STORED;
     } else {
+        is_good = false;
         cache_item_release(item);
     }
-    if (is_good)
-        __atomic_fetch_add(&f->num_items, 1, __ATOMIC_RELAXED);
-    else
-        __atomic_fetch_sub(presence_of(f, hash), 1, __ATOMIC_SEQ_CST);
+    if (!is_good)
+        has_gone(f, hash);
     pthread_mutex_unlock(lock);
     return is_good;
 }
@@ -349,9 +359,8 @@ static void keep(struct front *f, uint64_t hash, struct cache_item *item, const 
 {
     uint64_t bytes = item->nvalue;
 
-    if (is_full(f))
-        (void)make_room(f, now_us, n);
-    if (is_full(f) && __atomic_load_n(presence_of(f, hash), __ATOMIC_RELAXED) == 0) {
+    /* What is here already, to be renewed, needs no room. */
+    if (is_full(f) && !is_here(f, hash, cache_item_key(item), item->nkey) && !make_room(f, now_us, n)) {
         cache_item_release(item);
         counter_add(&n->front.tot_add_skips, 1);
     } else if (enter(f, hash, item, ticket)) {
@@ -378,7 +387,7 @@ void front_fill_miss(struct front *f, uint64_t hash, const struct rkey *key, con
     struct cache_item *item = NULL;
 
     if (f->miss_lifespan_us > 0)
-        item = front_begin_fill(f, hash, key, 0, &none, 0, n);
+        item = front_begin_fill(f, key, 0, &none, 0, n);
     if (item == NULL) {
         /* There may be an older word, which was to be renewed. */
         front_forget(f, hash, key, n);
@@ -405,22 +414,44 @@ void front_forget(struct front *f, uint64_t hash, const struct rkey *key, struct
     pthread_mutex_unlock(lock);
 }
 
+/* How far two are apart; 0: they meet. */
+static uint64_t gap(const struct flush *a, const struct flush *b)
+{
+    if (a->to_us < b->from_us)
+        return b->from_us - a->to_us;
+    return b->to_us < a->from_us ? a->from_us - b->to_us : 0;
+}
+
+/* Makes one of two that meet, or, if there are too many, of the two that are nearest to each other. */
+static void join_flushes(struct front *f)
+{
+    uint32_t n = f->num_flushes, one = 0, other = 1;
+
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = i + 1; j < n; j++)
+            if (gap(&f->flushes[i], &f->flushes[j]) < gap(&f->flushes[one], &f->flushes[other])) {
+                one = i;
+                other = j;
+            }
+    if (n < 2 || (n <= FLUSHES && gap(&f->flushes[one], &f->flushes[other]) > 0))
+        return;
+    if (f->flushes[other].from_us < f->flushes[one].from_us)
+        f->flushes[one].from_us = f->flushes[other].from_us;
+    if (f->flushes[other].to_us > f->flushes[one].to_us)
+        f->flushes[one].to_us = f->flushes[other].to_us;
+    f->flushes[other] = f->flushes[n - 1];
+    __atomic_store_n(&f->num_flushes, n - 1, __ATOMIC_RELEASE);
+}
+
 void front_flush_later(struct front *f, uint32_t delay_s, uint64_t now_us)
 {
     uint64_t at = now_us + (uint64_t)delay_s * 1000000;
-    struct flush flush = {.from_us = at > now_us + FLUSH_ABOUT_US ? at - FLUSH_ABOUT_US : now_us,
-                          .to_us = at + FLUSH_ABOUT_US};
 
     pthread_mutex_lock(&f->flush_lock);
-    if (f->num_flushes < FLUSHES) {
-        f->flushes[f->num_flushes] = flush;
-        __atomic_store_n(&f->num_flushes, f->num_flushes + 1, __ATOMIC_RELEASE);
-    } else {
-        struct flush *last = &f->flushes[FLUSHES - 1];
-
-        last->from_us = flush.from_us < last->from_us ? flush.from_us : last->from_us;
-        last->to_us = flush.to_us > last->to_us ? flush.to_us : last->to_us;
-    }
+    f->flushes[f->num_flushes] = (struct flush){.from_us = at > now_us + FLUSH_ABOUT_US ? at - FLUSH_ABOUT_US : now_us,
+                                                .to_us = at + FLUSH_ABOUT_US};
+    __atomic_store_n(&f->num_flushes, f->num_flushes + 1, __ATOMIC_RELEASE);
+    join_flushes(f);
     pthread_mutex_unlock(&f->flush_lock);
 }
 

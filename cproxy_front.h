@@ -54,6 +54,7 @@ struct front_hit {
 
 enum front_result {
     FRONT_ASK,  /* nothing is known: ask a server, and draw a ticket first */
+    FRONT_PASS, /* likewise, but there is no room for what it says: no ticket, no fill */
     FRONT_HIT,  /* it is in *hit */
     FRONT_MISS, /* servers have no such key */
 };
@@ -67,7 +68,7 @@ enum front_result front_get(struct front *f, uint64_t hash, const struct rkey *k
  * returned gets all of the value by front_fill, and ends in front_end_fill, or in cache_item_release if the value does
  * not.
  */
-struct cache_item *front_begin_fill(struct front *f, uint64_t hash, const struct rkey *key, size_t value_len,
+struct cache_item *front_begin_fill(struct front *f, const struct rkey *key, size_t value_len,
                                     const struct facts *facts, unsigned knows, struct counters *n) MUST_CHECK;
 
 /* The part of the value that begins `at` bytes in. */

@@ -470,6 +470,7 @@ static void rewind_to_again(struct request *r)
 
 static void near_hit(struct request *r, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
 {
+    cproxy_learn_value(r->pool, n);
     if (!put_value(r, hit->key, chunk, p, n))
         client_fail(r->owner, "out of memory");
 }
@@ -478,11 +479,13 @@ static void near_begin(struct request *r, const struct hit *hit)
 {
     struct multiget *m = r->parts;
     struct spanq *queue = &m->slots[hit->key].queue;
+    size_t bytes = hit->head_len + hit->value_len + hit->tail_len;
 
+    cproxy_learn_value(r->pool, bytes);
     r->value_key = hit->key;
     spanq_init(queue);
     m->states[hit->key] = SLOT_QUEUE;
-    client_holds(r, hit->head_len + hit->value_len + hit->tail_len);
+    client_holds(r, bytes);
     if (!spanq_copy(queue, &loop_of(r)->bufs, hit->head, hit->head_len))
         client_fail(r->owner, "out of memory");
 }
@@ -512,6 +515,7 @@ static bool look_near(struct request *r, uint32_t i)
 
     switch (share_look(r, &r->keys[i], &m->tickets[i], &hit)) {
     case FRONT_ASK:
+    case FRONT_PASS:
         return false;
     case FRONT_MISS:
         m->states[i] = SLOT_MISS;
@@ -520,12 +524,18 @@ static bool look_near(struct request *r, uint32_t i)
         break;
     }
     r->ops = &near_ops;
+    counter_add(&r->pool->counters.front.tot_saved_bytes, hit.value_len);
     if (!item_send(&r->pool->items, r, i, hit.item, hit.value, hit.value_len, &hit.facts)) {
         cache_item_release(hit.item);
         client_fail(r->owner, "out of memory");
     }
-    counter_add(&r->pool->counters.front.tot_saved_bytes, hit.value_len);
     return true;
+}
+
+/* Whether so many bytes from the near cache are all that its client may be owed: they come at once, whatever the window. */
+static bool is_enough(const struct request *r, size_t bytes)
+{
+    return bytes > 0 && client_unwritten(r) + bytes > r->pool->settings->client_buffer_max;
 }
 
 /* Asks for the next keys, as many as the window allows. */
@@ -534,12 +544,13 @@ void multiget_ask(struct request *r)
     struct multiget *m = r->parts;
     uint32_t window = cproxy_window(r->pool);
     uint32_t servers = r->pool->pool->num_servers, end;
+    size_t before = m->waiting_bytes;
 
     if (m->num_again > 0)
         rewind_to_again(r);
     end = r->num_keys - m->next_key > window ? m->next_key + window : r->num_keys;
 
-    for (; m->next_key < end && fits_line(r, m->next_key); m->next_key++)
+    for (; m->next_key < end && fits_line(r, m->next_key) && !is_enough(r, m->waiting_bytes - before); m->next_key++)
         if (m->states[m->next_key] == SLOT_PENDING && (m->tickets == NULL || !look_near(r, m->next_key)))
             add_key(r, m->next_key);
     /* Counted before the first is sent: a part may come back at once. */
@@ -550,6 +561,8 @@ void multiget_ask(struct request *r)
             continue;
         counter_add(&r->pool->counters.tot_multiget_parts, 1);
         m->was_asked = true;
+        if (r->hold != HOLD_NONE)
+            share_hold(m->parts[s]);
         cproxy_send(m->parts[s], s);
     }
     if (m->num_out == 0)

@@ -616,13 +616,6 @@ static bool wants_unique(const struct request *r)
     return op == OP_GETS || op == OP_GATS;
 }
 
-/* What else a meta get is told of a value. */
-static void complete_facts(const struct request *r, uint32_t size, struct facts *facts)
-{
-    *facts = (struct facts){
-        .unique = facts->unique, .flags = facts->flags, .size = size, .is_binary = (r->terms.bits & TERM_BASE64) != 0};
-}
-
 /* "VALUE <key> <flags> <bytes>[ <cas unique>]\r\n"; end is behind the CR. */
 static enum parse_status parse_value(const struct request *r, const uint8_t *p, const uint8_t *end, struct reply *reply)
 {
@@ -630,7 +623,7 @@ static enum parse_status parse_value(const struct request *r, const uint8_t *p, 
     const uint8_t *blank;
     struct hit *hit = &reply->hit;
     bool has_unique = wants_unique(r);
-    uint64_t flags, len;
+    uint64_t flags, len, unique = 0;
 
     p += 6;
     blank = memchr(p, ' ', (size_t)(end - p));
@@ -645,17 +638,16 @@ static enum parse_status parse_value(const struct request *r, const uint8_t *p, 
     p = text_read_number(p, end, has_unique ? ' ' : '\r', &len);
     if (p == NULL || len > VALUE_MAX)
         return text_bad_reply(reply, "a VALUE with a bad length");
-    hit->facts.unique = 0;
     if (has_unique) {
-        p = text_read_number(p, end, '\r', &hit->facts.unique);
+        p = text_read_number(p, end, '\r', &unique);
         if (p == NULL)
             return text_bad_reply(reply, "a VALUE with a bad cas unique");
     }
     if (p != end)
         return text_bad_reply(reply, "a VALUE with too many words");
-    hit->facts.flags = (uint32_t)flags;
+    hit->facts = (struct facts){.unique = unique, .flags = (uint32_t)flags, .size = (uint32_t)len};
     if (UNLIKELY(op_is_meta(r->op)))
-        complete_facts(r, (uint32_t)len, &hit->facts);
+        hit->facts.is_binary = (r->terms.bits & TERM_BASE64) != 0;
     hit->value_len = (size_t)len;
     hit->tail_len = 2;
     hit->head = start;

@@ -28,9 +28,6 @@ enum {
     FLIGHTS_EACH = 8, /* in one place: where there are as many, what comes is not to be followed */
 };
 
-/* What of a meta get may change something. */
-#define CHANGING_TERMS \
-    (TERM_TOUCH | TERM_TOUCH_FIRST | TERM_RECACHE | TERM_VIVIFY | TERM_NEW_UNIQUE | TERM_INVALIDATE | TERM_REMOVE_VALUE)
 #define PLAIN_TERMS (TERM_QUIET | TERM_BASE64 | TERM_VALUE | TERM_FLAGS | TERM_SIZE)
 
 static struct guard *guard_of(const struct request *r)
@@ -58,30 +55,43 @@ static bool is_write(const struct request *r)
     case OP_META_DEBUG:
         return false;
     case OP_META_GET:
-        return (r->terms.bits & CHANGING_TERMS) != 0;
+        return (r->terms.bits & TERMS_CHANGING) != 0;
     default:
         return true;
     }
 }
 
-static bool is_plain_read(const struct request *r)
-{
-    if (r->op == OP_META_GET)
-        return !(r->terms.bits & ~(uint32_t)PLAIN_TERMS);
-    return r->op == OP_GET || (r->op == OP_GETS && r->codec == &codec_binary);
-}
-
-/* Whether the flags of a meta command have one of two letters. */
-static bool has_flag(const struct request *r, char one, char other)
+/* Whether a flag of a meta command begins with one of the letters. */
+static bool has_flag(const struct request *r, const char *letters)
 {
     bool begins = true;
 
     for (size_t i = 0; i < r->arg_len; i++) {
-        if (begins && (r->arg[i] == one || r->arg[i] == other))
+        if (begins && r->arg[i] != ' ' && strchr(letters, r->arg[i]) != NULL)
             return true;
         begins = r->arg[i] == ' ';
     }
     return false;
+}
+
+/* Nor is there a flag that moxi does not know: the server may have something to say about it. */
+static bool has_plain_flags(const struct request *r)
+{
+    bool begins = true;
+
+    for (size_t i = 0; i < r->arg_len; i++) {
+        if (begins && (r->arg[i] == '\0' || strchr(" vfksqOb", r->arg[i]) == NULL))
+            return false;
+        begins = r->arg[i] == ' ';
+    }
+    return true;
+}
+
+static bool is_plain_read(const struct request *r)
+{
+    if (r->op == OP_META_GET)
+        return !(r->terms.bits & ~(uint32_t)PLAIN_TERMS) && has_plain_flags(r);
+    return r->op == OP_GET || (r->op == OP_GETS && r->codec == &codec_binary);
 }
 
 /* What the reply to a plain read has to tell, besides value and flags: see cproxy_front.h. */
@@ -91,7 +101,7 @@ static unsigned needs_of(const struct request *r)
         return FRONT_UNIQUE;
     if (r->op != OP_META_GET)
         return 0;
-    return FRONT_STATE | (has_flag(r, 'k', 'b') ? FRONT_KEY : 0);
+    return FRONT_STATE | (has_flag(r, "kb") ? FRONT_KEY : 0);
 }
 
 /* And what it tells. */
@@ -101,7 +111,7 @@ static unsigned knows_of(const struct request *r)
         return FRONT_UNIQUE;
     if (r->op != OP_META_GET)
         return 0;
-    return FRONT_STATE | (has_flag(r, 'k', 'k') ? FRONT_KEY : 0);
+    return FRONT_STATE | (has_flag(r, "k") ? FRONT_KEY : 0);
 }
 
 static bool wants_value(const struct request *r)
@@ -122,6 +132,25 @@ static struct request **flights_of(const struct request *r)
     return &r->pool->flights[(r->hash >> 32) % FLIGHT_PLACES];
 }
 
+/* Takes those out of a list that nobody may follow any more, as their keys were written. Whether there were any. */
+static bool drop_flights(struct request **link)
+{
+    bool dropped = false;
+
+    while (*link != NULL) {
+        struct request *r = *link;
+
+        if (guard_is_good(guard_of(r), r->hash, &r->ticket)) {
+            link = &r->next_flight;
+            continue;
+        }
+        *link = r->next_flight;
+        r->leads = false;
+        dropped = true;
+    }
+    return dropped;
+}
+
 void share_lead(struct request *r)
 {
     struct request **place = flights_of(r);
@@ -129,7 +158,7 @@ void share_lead(struct request *r)
 
     for (const struct request *other = *place; other != NULL; other = other->next_flight)
         n++;
-    if (n >= FLIGHTS_EACH)
+    if (n >= FLIGHTS_EACH && !drop_flights(place))
         return;
     r->next_flight = *place;
     *place = r;
@@ -146,13 +175,22 @@ static void leave_flights(struct request *r)
     r->leads = false;
 }
 
+/* Whether a leader, who will be answered by its own deadline, has at least half of the time left that r has. */
+static bool is_in_time(const struct request *r, const struct request *leader)
+{
+    uint64_t now = r->pool->loop->now_us;
+
+    return leader->deadline_us == 0 ||
+           (leader->deadline_us > now && leader->deadline_us - now >= (r->deadline_us - now) / 2);
+}
+
 /* Whether what the server tells the leader is what it would tell r. */
 static bool may_follow(const struct request *r, const struct request *leader)
 {
-    return leader->hash == r->hash && leader->keys[0].len == r->keys[0].len &&
-           memcmp(leader->keys[0].p, r->keys[0].p, r->keys[0].len) == 0 && !leader->got_reply &&
-           (leader->codec == &codec_binary) == (r->codec == &codec_binary) && (needs_of(r) & ~knows_of(leader)) == 0 &&
-           guard_is_good(guard_of(r), r->hash, &leader->ticket);
+    return wants_value(r) && is_in_time(r, leader) && leader->hash == r->hash &&
+           leader->keys[0].len == r->keys[0].len && memcmp(leader->keys[0].p, r->keys[0].p, r->keys[0].len) == 0 &&
+           !leader->got_reply && (leader->codec == &codec_binary) == (r->codec == &codec_binary) &&
+           (needs_of(r) & ~knows_of(leader)) == 0 && guard_is_good(guard_of(r), r->hash, &leader->ticket);
 }
 
 /* Whether r is answered with the reply to another. */
@@ -177,7 +215,7 @@ static bool follow(struct request *r)
 
 bool share_carry(struct request *r)
 {
-    if (r->followers == NULL)
+    if (!r->in_conn || r->answered || r->waiting || (r->followers == NULL && !r->fills && r->filling == NULL))
         return false;
     r->owner = NULL;
     spanq_clear(&r->held, &r->pool->loop->bufs);
@@ -190,17 +228,16 @@ static void answered_here(struct request *r, struct outcome *outcome)
 {
     struct front_counters *n = &r->pool->counters.front;
 
-    counter_add(&n->tot_saved_requests, 1);
-    counter_add(&n->tot_saved_bytes, r->reply_bytes);
     if (r->put_off) {
         r->parked = true;
         client_wrote(r);
-    } else {
-        client_finish(r, outcome);
+        return;
     }
+    counter_add(&n->tot_saved_requests, 1);
+    client_finish(r, outcome);
 }
 
-/* Whether it is answered from the near cache. */
+/* Whether it is answered from the near cache. If not, it is known then whether the server's reply is to be kept. */
 static bool answer(struct request *r)
 {
     struct pool_state *ps = r->pool;
@@ -209,11 +246,15 @@ static bool answer(struct request *r)
 
     switch (front_get(front_of(r), r->hash, &r->keys[0], needs_of(r), ps->loop->now_us, &ps->counters, &hit)) {
     case FRONT_ASK:
+        r->fills = tells_all(r);
+        return false;
+    case FRONT_PASS:
         return false;
     case FRONT_MISS:
         break;
     case FRONT_HIT:
         r->ops = &cproxy_relay_ops;
+        counter_add(&ps->counters.front.tot_saved_bytes, wants_value(r) ? hit.value_len : 0);
         if (!wants_value(r)) {
             outcome = (struct outcome){.result = RESULT_FOUND, .facts = &hit.facts};
             r->num_hits = 1;
@@ -246,21 +287,19 @@ enum front_result share_look(const struct request *r, const struct rkey *key, st
     return result;
 }
 
-/* What a value's head has told: the reply to a command that is no meta command has nothing else. */
-static struct facts facts_of(const struct request *r, const struct hit *hit)
-{
-    if (op_is_meta(r->op))
-        return hit->facts;
-    return (struct facts){.flags = hit->facts.flags, .unique = hit->facts.unique, .size = (uint32_t)hit->value_len};
-}
-
 void share_begin_fill(struct request *r, const struct rkey *key, const struct hit *hit)
 {
-    const struct facts facts = facts_of(r, hit);
+    const struct facts *facts = &hit->facts;
+    bool is_stale = facts->is_stale || facts->is_sent || facts->won;
 
-    if (facts.is_stale || facts.is_sent || facts.won || !guard_is_good(guard_of(r), r->hash, &r->ticket))
+    assert(r->filling == NULL);
+    if (!guard_is_good(guard_of(r), r->hash, &r->ticket))
         return;
-    r->filling = front_begin_fill(front_of(r), r->hash, key, hit->value_len, &facts, knows_of(r), &r->pool->counters);
+    if (!is_stale)
+        r->filling = front_begin_fill(front_of(r), key, hit->value_len, facts, knows_of(r), &r->pool->counters);
+    if (r->filling == NULL)
+        /* There may be an older one, which was to be renewed. */
+        front_forget(front_of(r), r->hash, key, &r->pool->counters);
     r->filled = 0;
     r->fill_len = hit->value_len;
     r->left = share_left;
@@ -282,6 +321,14 @@ void share_end_fill(struct request *r)
     r->filling = NULL;
 }
 
+/* The value that was arriving will not be whole. */
+static void drop_fill(struct request *r)
+{
+    if (r->filling != NULL)
+        cache_item_release(r->filling);
+    r->filling = NULL;
+}
+
 void share_fill_miss(struct request *r, const struct rkey *key)
 {
     if (guard_is_good(guard_of(r), r->hash, &r->ticket))
@@ -296,40 +343,60 @@ void share_set_fill(struct request *part, const struct rkey *key, const struct g
 
 /* --- the reply to one whose reply others may have --- */
 
-/* A value for a follower: with a head of its own. */
-static void begin_follower(struct request *r, const struct request *leader, const struct hit *hit)
+/* The first of a list of followers whose client is still there. */
+static struct request *live(struct request *r)
+{
+    while (r != NULL && r->answered)
+        r = r->next_down;
+    return r;
+}
+
+#define FOR_EACH_FOLLOWER(other, r) \
+    for (struct request *other = live((r)->followers); other != NULL; other = live(other->next_down))
+
+/*
+ * A value for a follower: with a head of its own. Only one client is told to renew it (won): the leader's, or, if that
+ * has gone, the first that is told such things.
+ */
+static void begin_follower(struct request *r, const struct hit *hit, bool *won)
 {
     uint8_t head[HIT_HEAD_MAX];
-    struct hit own = {.facts = facts_of(leader, hit), .value_len = hit->value_len, .tail_len = hit->tail_len};
+    struct hit own = *hit;
 
-    /* Only one is told to renew it. */
-    own.facts.is_sent |= own.facts.won;
-    own.facts.won = false;
+    own.facts.won = *won && op_is_meta(r->op);
+    own.facts.is_sent |= hit->facts.won && !own.facts.won;
+    *won = *won && !own.facts.won;
     own.head_len = r->codec->compose_head(r, &own, head);
     own.head = head;
     r->ops->begin(r, &own);
 }
 
+/* The value is to be kept, if it is the one that was asked for to be. */
+static void begin_keeping(struct request *r, const struct hit *hit)
+{
+    if (!r->fills)
+        return;
+    r->fills = false;
+    share_begin_fill(r, &r->keys[0], hit);
+}
+
 static void share_hit(struct request *r, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
 {
     uint8_t *value = p + hit->head_len;
+    bool won = hit->facts.won && r->owner == NULL;
 
-    if (r->fills) {
-        r->fills = false;
-        share_begin_fill(r, &r->keys[0], hit);
-    }
+    begin_keeping(r, hit);
     if (r->filling != NULL) {
         share_fill(r, value, hit->value_len);
         share_end_fill(r);
     }
-    for (struct request *other = r->followers; other != NULL; other = other->next_down) {
-        if (other->answered)
-            continue;
+    FOR_EACH_FOLLOWER(other, r)
+    {
         if (other->op == OP_GET && r->op == OP_GET) {
             other->ops->hit(other, hit, chunk, p, n);
             continue;
         }
-        begin_follower(other, r, hit);
+        begin_follower(other, hit, &won);
         other->ops->data(other, chunk, value, hit->value_len + hit->tail_len);
         other->ops->end(other);
     }
@@ -339,13 +406,11 @@ static void share_hit(struct request *r, const struct hit *hit, struct chunk *ch
 
 static void share_begin(struct request *r, const struct hit *hit)
 {
-    if (r->fills) {
-        r->fills = false;
-        share_begin_fill(r, &r->keys[0], hit);
-    }
-    for (struct request *other = r->followers; other != NULL; other = other->next_down)
-        if (!other->answered)
-            begin_follower(other, r, hit);
+    bool won = hit->facts.won && r->owner == NULL;
+
+    begin_keeping(r, hit);
+    FOR_EACH_FOLLOWER(other, r)
+    begin_follower(other, hit, &won);
     if (r->owner != NULL)
         cproxy_relay_ops.begin(r, hit);
 }
@@ -354,9 +419,8 @@ static void share_data(struct request *r, struct chunk *chunk, uint8_t *p, size_
 {
     if (r->filling != NULL)
         share_fill(r, p, n);
-    for (struct request *other = r->followers; other != NULL; other = other->next_down)
-        if (!other->answered)
-            other->ops->data(other, chunk, p, n);
+    FOR_EACH_FOLLOWER(other, r)
+    other->ops->data(other, chunk, p, n);
     if (r->owner != NULL)
         cproxy_relay_ops.data(r, chunk, p, n);
 }
@@ -365,9 +429,8 @@ static void share_end(struct request *r)
 {
     if (r->filling != NULL)
         share_end_fill(r);
-    for (struct request *other = r->followers; other != NULL; other = other->next_down)
-        if (!other->answered)
-            other->ops->end(other);
+    FOR_EACH_FOLLOWER(other, r)
+    other->ops->end(other);
     if (r->owner != NULL)
         cproxy_relay_ops.end(r);
 }
@@ -392,6 +455,7 @@ static void share_done(struct request *r, const struct outcome *outcome)
     if (r->fills && outcome->result == RESULT_END)
         share_fill_miss(r, &r->keys[0]);
     r->fills = false;
+    drop_fill(r);
     r->followers = NULL;
     /* Errors are lines that all have; what else the server wrote was for one. */
     if (theirs.result != RESULT_ERROR)
@@ -414,38 +478,32 @@ const struct request_ops share_ops = {
 
 /* --- writes --- */
 
-static void hold_key(struct request *r, const struct rkey *key, uint64_t hash)
+static void hold_key(struct request *r, const struct rkey *key)
 {
+    uint64_t hash = hash_of(r, key);
+
     guard_begin(guard_of(r), hash);
     if (front_of(r) != NULL)
         front_forget(front_of(r), hash, key, &r->pool->counters);
 }
 
-void share_hold(struct request *r)
+static void unhold_key(struct request *r, const struct rkey *key)
 {
-    r->guarded = true;
-    r->left = share_left;
-    if (r->op == OP_FLUSH_ALL)
-        guard_begin_all(guard_of(r));
-    else if (r->num_keys == 1)
-        hold_key(r, &r->keys[0], r->hash = hash_of(r, &r->keys[0]));
-    else
-        for (uint32_t i = 0; i < r->num_keys; i++)
-            hold_key(r, &r->keys[i], hash_of(r, &r->keys[i]));
+    guard_end(guard_of(r), hash_of(r, key));
 }
 
-static void end_hold(const struct request *r)
+/* Each key that it is held for: those of a part are linked, and its whole may have linked its own anew meanwhile. */
+static void for_each_key(struct request *r, void (*fn)(struct request *r, const struct rkey *key))
 {
-    if (r->op == OP_FLUSH_ALL)
-        guard_end_all(guard_of(r));
-    else if (r->num_keys == 1)
-        guard_end(guard_of(r), r->hash);
+    if (r->hold == HOLD_PART)
+        for (uint32_t i = r->first; i != RKEY_END; i = r->keys[i].next)
+            fn(r, &r->keys[i]);
     else
         for (uint32_t i = 0; i < r->num_keys; i++)
-            guard_end(guard_of(r), hash_of(r, &r->keys[i]));
+            fn(r, &r->keys[i]);
 }
 
-/* flush_all with a delay happens when its time has come, with nobody there to say so. */
+/* flush_all with a delay happens when its time has come, by a server's clock, with nobody there to say so. */
 static void flush_later(const struct request *r)
 {
     uint64_t now_us = r->pool->loop->now_us;
@@ -456,17 +514,39 @@ static void flush_later(const struct request *r)
         front_flush_later(front_of(r), at - now, now_us);
 }
 
+void share_hold(struct request *r)
+{
+    r->hold = r->op == OP_FLUSH_ALL ? HOLD_ALL : r->parent != NULL ? HOLD_PART : HOLD_KEYS;
+    r->left = share_left;
+    if (r->hold != HOLD_ALL) {
+        for_each_key(r, hold_key);
+        return;
+    }
+    flush_later(r);
+    guard_begin_all(guard_of(r));
+}
+
+static void end_hold(struct request *r)
+{
+    if (r->hold != HOLD_ALL) {
+        for_each_key(r, unhold_key);
+        return;
+    }
+    /* The server has counted from when it was told, at the latest now. */
+    flush_later(r);
+    guard_end_all(guard_of(r));
+}
+
 void share_left(struct request *r)
 {
     const struct outcome lost = {.result = RESULT_CLOSED};
     struct request *followers = r->followers;
 
-    if (r->guarded)
+    if (r->hold != HOLD_NONE)
         end_hold(r);
     if (r->leads)
         leave_flights(r);
-    if (r->filling != NULL)
-        cache_item_release(r->filling);
+    drop_fill(r);
     r->followers = NULL;
     end_followers(followers, &lost);
 }
@@ -482,32 +562,41 @@ static bool wants_any(const struct request *r)
     return false;
 }
 
-bool share_admit(struct request *r)
+/* A plain read of one key. */
+static bool admit_read(struct request *r)
 {
-    bool is_wanted;
+    bool is_wanted = front_of(r) != NULL && front_wants(front_of(r), &r->keys[0]);
+    bool squashes = r->pool->settings->squash;
 
-    if (r->op == OP_FLUSH_ALL)
-        flush_later(r);
-    if (r->op == OP_FLUSH_ALL || ((op_flags((enum opcode)r->op) & OPF_KEY) && is_write(r)))
-        share_hold(r);
-    if (!(op_flags((enum opcode)r->op) & OPF_KEY) || !is_plain_read(r))
-        return false;
-    if (r->num_keys > 1) {
-        r->fills = front_of(r) != NULL && wants_any(r);
-        return false;
-    }
-    is_wanted = front_of(r) != NULL && front_wants(front_of(r), &r->keys[0]);
-    if (!is_wanted && !r->pool->settings->squash)
+    r->fills = false;
+    if (!is_wanted && !squashes)
         return false;
     r->hash = hash_of(r, &r->keys[0]);
-    if ((is_wanted && answer(r)) || (r->pool->settings->squash && follow(r)))
+    if ((is_wanted && answer(r)) || (squashes && follow(r)))
         return true;
-    if (!tells_all(r))
-        return false;
-    r->fills = is_wanted;
-    r->leads = r->pool->settings->squash;
     r->ticket = guard_ask(guard_of(r), r->hash);
-    r->left = share_left;
+    /* While the key is being written, the reply is for nobody else. */
+    if (!guard_is_good(guard_of(r), r->hash, &r->ticket))
+        r->fills = false;
+    else
+        r->leads = squashes && tells_all(r);
+    if (r->fills || r->leads)
+        r->left = share_left;
+    return false;
+}
+
+bool share_admit(struct request *r)
+{
+    if (r->op == OP_FLUSH_ALL) {
+        share_hold(r);
+    } else if (op_flags((enum opcode)r->op) & OPF_KEY) {
+        if (is_plain_read(r) && r->num_keys == 1)
+            return admit_read(r);
+        if (is_plain_read(r))
+            r->fills = front_of(r) != NULL && wants_any(r);
+        else if (is_write(r) && r->hold == HOLD_NONE)
+            share_hold(r);
+    }
     return false;
 }
 

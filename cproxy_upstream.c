@@ -78,11 +78,8 @@ int client_fd(const struct request *r)
  */
 static bool is_read(const struct request *r)
 {
-    static const uint32_t changing =
-        TERM_TOUCH | TERM_RECACHE | TERM_VIVIFY | TERM_NEW_UNIQUE | TERM_FETCHED | TERM_IDLE;
-
     if (r->op == OP_META_GET)
-        return !(r->terms.bits & changing);
+        return !(r->terms.bits & (TERMS_CHANGING | TERM_FETCHED | TERM_IDLE));
     return (op_flags((enum opcode)r->op) & OPF_READ) != 0;
 }
 

@@ -21,7 +21,7 @@
 
 enum {
     GUARD_PLACES = 8192,
-    GUARD_PENDING_BITS = 24,
+    GUARD_PENDING_BITS = 32,
 };
 
 /* A count of what has begun or ended, above GUARD_PENDING_BITS; of what has begun and not ended, in these. */

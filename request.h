@@ -120,6 +120,12 @@ enum {
     TERM_LENIENT = 1 << 18,      /* what is asked for of an item may be left out: a client of the binary protocol */
 };
 
+/* Those of a meta get that may change something. */
+enum {
+    TERMS_CHANGING = TERM_TOUCH | TERM_TOUCH_FIRST | TERM_RECACHE | TERM_VIVIFY | TERM_NEW_UNIQUE | TERM_INVALIDATE |
+                     TERM_REMOVE_VALUE
+};
+
 struct terms {
     uint32_t bits;
     uint8_t wire;        /* of a binary request: its opcode there, */
@@ -176,7 +182,7 @@ static inline bool rkey_is_word(const struct rkey *key)
     return true;
 }
 
-/* What is known of an item beside its value: as far as the request asks for it. */
+/* What is known of an item beside its value: as far as the request asks for it; what is not told is 0. */
 struct facts {
     uint64_t unique;
     uint32_t flags;
@@ -217,6 +223,13 @@ struct outcome {
 
 struct cache_item;
 struct request;
+
+enum hold {
+    HOLD_NONE,
+    HOLD_KEYS, /* its keys, as they stand in `keys` */
+    HOLD_PART, /* those that are linked from `first` on */
+    HOLD_ALL,  /* every key there is */
+};
 
 /*
  * Where a backend reports to, for a request that is not answered yet. Only done may let go of the request, and none may
@@ -280,7 +293,7 @@ struct request {
     bool put_off;    /* values were dropped, its client being owed too much; they will be asked for again */
     bool parked;     /* put_off, and all replies have come: it waits for its turn to ask again */
     bool has_slot;   /* counts for downstream_max */
-    bool guarded;    /* the guard was told that it writes its keys, or all */
+    uint8_t hold;    /* enum hold: what the guard was told that it writes */
     bool fills;      /* its reply is to be kept */
     bool leads;      /* others may follow it */
     uint8_t tries;   /* how often it was sent again */

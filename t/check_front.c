@@ -64,7 +64,7 @@ static void fill_with(const char *text, const char *value, const struct facts *f
 {
     struct rkey key = key_of(text);
     size_t len = strlen(value);
-    struct cache_item *item = front_begin_fill(front, hash_of(&key), &key, len, facts, knows, &counters);
+    struct cache_item *item = front_begin_fill(front, &key, len, facts, knows, &counters);
 
     if (item == NULL)
         return;
@@ -112,6 +112,13 @@ static bool has(const char *text, const char *value, uint64_t now)
                hit.facts.size == hit.value_len;
     cache_item_release(hit.item);
     return is_right;
+}
+
+/* A client asks: from here, or a server. */
+static void visit(const char *text, uint64_t now)
+{
+    if (look(text, 0, now) == FRONT_ASK)
+        fill(text, "value", now);
 }
 
 static void forget(const char *text)
@@ -268,16 +275,16 @@ static void check_room(void)
     begin();
     for (int i = 0; i < 10; i++) {
         snprintf(key, sizeof(key), "key%d", i);
-        fill(key, "value", START);
+        visit(key, START);
     }
     check(front_sums(front).items == 10, "as many keys are kept as may be");
-    fill("more", "value", START);
-    check(look("more", 0, START) == FRONT_ASK && counters.front.tot_add_skips == 1, "one more is not");
+    visit("more", START);
+    check(front_sums(front).items == 10 && counters.front.tot_add_skips == 1, "one more is not");
     for (int i = 0; i < 9; i++) {
         snprintf(key, sizeof(key), "key%d", i);
         n += has(key, "value", START);
     }
-    fill("more", "value", START);
+    visit("more", START);
     check(n == 9 && has("more", "value", START), "but when it comes again");
     for (int i = 0; i < 9; i++) {
         snprintf(key, sizeof(key), "key%d", i);
@@ -286,14 +293,15 @@ static void check_room(void)
     check(front_sums(front).items == 10 && n == 0, "in place of what nobody has asked for");
     for (int i = 0; i < 20; i++) {
         snprintf(key, sizeof(key), "late%d", i / 2);
-        fill(key, "value", START + LIFESPAN_MS * MS);
+        visit(key, START + LIFESPAN_MS * MS);
     }
-    check(front_sums(front).items == 10 && has("late9", "value", START + LIFESPAN_MS * MS),
+    check(front_sums(front).items <= 10 && front_sums(front).items >= 5 &&
+              has("late9", "value", START + LIFESPAN_MS * MS),
           "what is over goes without having been asked for");
     end();
     settings.front_cache_bytes = 1 << 20;
     begin();
-    check(front_begin_fill(front, 1, &(struct rkey){.p = (const uint8_t *)"k", .len = 1}, (1 << 18) + 1,
+    check(front_begin_fill(front, &(struct rkey){.p = (const uint8_t *)"k", .len = 1}, (1 << 18) + 1,
                            &(struct facts){0}, 0, &counters) == NULL &&
               counters.front.tot_add_fails == 1,
           "a value of more than a quarter is not kept");
@@ -335,16 +343,21 @@ static void read_key(const char *text, unsigned k, struct counters *n)
     struct cache_item *item;
     struct front_hit hit;
 
-    if (front_get(front, hash_of(&key), &key, 0, START, n, &hit) == FRONT_HIT) {
+    switch (front_get(front, hash_of(&key), &key, 0, START, n, &hit)) {
+    case FRONT_HIT:
         memcpy(&value, hit.value, sizeof(value));
         cache_item_release(hit.item);
         if (value < least)
             atomic_store(&was_older, true);
         return;
+    case FRONT_ASK:
+        break;
+    default:
+        return;
     }
     ticket = guard_ask(guard, hash_of(&key));
     value = atomic_load(&written[k]);
-    item = front_begin_fill(front, hash_of(&key), &key, sizeof(value), &facts, 0, n);
+    item = front_begin_fill(front, &key, sizeof(value), &facts, 0, n);
     if (item == NULL)
         return;
     front_fill(item, 0, (const uint8_t *)&value, sizeof(value));
@@ -383,7 +396,7 @@ static void check_threads(void)
     for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
     check(!atomic_load(&was_older), "threads that read and write never find what is older than a write that has ended");
-    check(front_sums(front).items <= KEYS / 2 + THREADS, "nor keep more than they may");
+    check(front_sums(front).items <= KEYS / 2, "nor keep more than they may");
     for (unsigned k = 0; k < KEYS; k++) {
         snprintf(text, sizeof(text), "key%u", k);
         forget(text);

@@ -11,7 +11,7 @@ import struct
 import time
 import unittest
 
-from moxilib import QUIET, Client, MoxiTest, await_true, ms, proxy_stats
+from moxilib import QUIET, Client, MoxiTest, await_true, has_sanitizer, ms, proxy_stats
 from moxi_mock import LONG, value
 from binarylib import DELETEQ, FLUSHQ, GAT, GET, GETK, GETQ, INCR, NOOP, SET, SETQ, TOUCH, answer, count, expire, packet, store
 
@@ -424,7 +424,7 @@ class NearCache(FrontTest):
         self.first(mock, a)
         a.ask(b"get k\r\n", get())
         self.assertEqual(self.counter(moxi, "tot_saved_requests"), 1)
-        self.assertEqual(self.counter(moxi, "tot_saved_bytes"), len(get()) - 5)
+        self.assertEqual(self.counter(moxi, "tot_saved_bytes"), 1)
         a.ask(b"stats proxy reset\r\n", b"RESET\r\n")
         self.assertEqual(self.counter(moxi, "tot_get_hits"), 0)
         self.assertEqual(self.counter(moxi, "curr_items"), 1)
@@ -440,6 +440,80 @@ class NearCache(FrontTest):
         self.assertLess(moxi.memory(), 150 << 20)
         for _ in range(20):
             slow.expect(reply)
+
+    def put_off(self, settings, request, begun, lost):
+        """A client that does not read asks for x and k, and the connection is lost in the middle of k."""
+        mock, moxi, a, b = self.one(dict({"client_buffer_max": 65536, "downstream_retry": 0, "stream_min": 0,
+                                          "connect_max_errors": 1000000}, **settings))
+        server = self.first(mock, a, request % b"x", begun % (1, b"v"))
+        for _ in range(60):
+            self.served(a, server, request % b"x", begun % (1, b"v"))
+        slow = self.client(moxi, rcvbuf=8192)
+        slow.send(request % b"x" + request % b"k")
+        server.expect(request % b"x" + request % b"k")
+        large = begun % (8000000, b"y" * 8000000)
+        server.send(large + lost)
+        await_true(lambda: self.proxied(moxi, "tot_put_off") == 1, "the value is put off")
+        server.close()
+        await_true(lambda: self.proxied(moxi, "num_downstream_conn") == 0, "moxi sees it close")
+        slow.expect(large)
+        return mock, moxi, a, b, slow
+
+    def test_lost_while_it_was_put_off(self):
+        """What had come of the value is no part of what comes when it is asked for again."""
+        mock, moxi, a, b, slow = self.put_off({"front_cache_spec": "k"}, b"get %s\r\n", b"VALUE x 0 %d\r\n%s\r\nEND\r\n",
+                                              get(b"k", b"z" * 1000000)[:500000])
+        server = mock.accept_expect(b"get k\r\n")
+        b.send(b"set k 0 0 1\r\nq\r\n")
+        server.expect(b"set k 0 0 1\r\nq\r\n")
+        server.send(get() + b"STORED\r\n")
+        slow.expect(get())
+        b.expect(b"STORED\r\n")
+
+    def test_lost_while_it_was_put_off_and_stale(self):
+        mock, moxi, a, b, slow = self.put_off({"front_cache_spec": "k", "downstream_protocol": "meta"}, b"mg %s v f\r\n",
+                                              b"VA %d f0\r\n%s\r\n", b"VA 1000000 f0\r\n" + b"1" * 500000)
+        server = mock.accept_expect(b"mg k v f\r\n")
+        stale = b"VA 600000 f0 X W\r\n%s\r\n" % (b"2" * 600000)
+        server.send(stale)
+        slow.expect(stale)
+        self.served(a, server, b"mg k v f\r\n", b"VA 1 f0\r\nv\r\n")
+
+    def test_bounded_multiget(self):
+        """A key many times, by clients that do not read."""
+        mock, moxi, a, b = self.one({"client_buffer_max": 1 << 20, "front_cache_spec": "k"})
+        server = self.first(mock, a, b"get k\r\n", get(b"k", b"y" * 16000))
+        for _ in range(60):
+            self.served(a, server, b"get x\r\n", get(b"x"))
+        slow = [self.client(moxi, rcvbuf=8192) for _ in range(5)]
+        for client in slow:
+            client.send_some(b"get" + b" k" * 200000 + b"\r\n")
+            client.sync()
+        a.turn()
+        if not has_sanitizer():
+            self.assertLess(moxi.memory(), 150 << 20)
+        for _ in range(300):
+            slow[0].expect(value(b"k", b"y" * 16000))
+
+    def test_gat_of_several_keys_that_times_out(self):
+        """A part of it that nobody has answered is a write of its keys still."""
+        mocks = [self.mock(), self.mock()]
+        moxi = self.moxi(mocks, dict(KEPT, downstream_timeout=ms(200), distribution="modula"), threads=1)
+        client = self.client(moxi)
+        keys = [b"k%d" % i for i in range(8)]
+        client.send(b"gat -1 %s\r\n" % b" ".join(keys))
+        asked = [(mock.accept(), None) for mock in mocks]
+        asked = [(server, server.line().split()[2:]) for server, _ in asked]
+        client.expect(b"END\r\n")
+        self.assertTrue(all(held for _, held in asked))
+        for server, held in asked:
+            key = held[0]
+            client.send(b"get %s\r\n" % key)
+            server.expect(b"get %s\r\n" % key)
+            server.send(b"END\r\n" + get(key))
+            client.expect(get(key))
+            self.served(client, server, b"get %s\r\n" % key, get(key))
+            client.ask(b"get %s\r\n" % key, get(key))
 
     def test_the_cache_inside(self):
         moxi = self.moxi(["local"], KEPT)
@@ -621,6 +695,64 @@ class Squash(FrontTest):
         a.expect(b"VA 1 f3 s1 kk\r\nv\r\n")
         b.expect(b"VA 1 O7 f3\r\nv\r\n")
         c.expect(get(flags=3))
+
+    def test_who_wants_no_value(self):
+        mock, moxi, a, b, server = self.together({"downstream_protocol": "meta"}, (b"mg k v f\r\n", b"mg k f s\r\n"))
+        server.expect(b"mg k f s\r\n").send(b"VA 1 f3\r\nv\r\n" + b"HD f3 s1\r\n")
+        a.expect(b"VA 1 f3\r\nv\r\n")
+        b.expect(b"HD f3 s1\r\n")
+
+    def test_flags_that_moxi_does_not_know(self):
+        """They may be an error, and that is for who has sent them."""
+        mock, moxi, a, b, server = self.together({"downstream_protocol": "meta"}, (b"mg k v f L\r\n", b"mg k v f\r\n"))
+        server.expect(b"mg k v f\r\n").send(b"CLIENT_ERROR invalid flag\r\nVA 1 f3\r\nv\r\n")
+        a.expect(b"CLIENT_ERROR invalid flag\r\n")
+        b.expect(b"VA 1 f3\r\nv\r\n")
+
+    def test_after_a_write_of_a_hot_key(self):
+        """Those who ask during the write ask for themselves; those who do after it, once."""
+        mock, moxi, a, b = self.one()
+        a.send(b"set k 0 0 1\r\nx\r\n")
+        server = mock.accept_expect(b"set k 0 0 1\r\nx\r\n")
+        during = [self.client(moxi) for _ in range(9)]
+        for client in during:
+            client.send(b"get k\r\n")
+            server.expect(b"get k\r\n")
+        server.send(b"STORED\r\n")
+        a.expect(b"STORED\r\n")
+        a.send(b"get k\r\n")
+        server.expect(b"get k\r\n")
+        b.send(b"get k\r\n")
+        self.followed(moxi)
+        server.send(get() * 9 + get(b"k", b"x"))
+        for client in during:
+            client.expect(get())
+        a.expect(get(b"k", b"x"))
+        b.expect(get(b"k", b"x"))
+
+    def test_leader_gone_that_was_to_renew(self):
+        mock, moxi, a, b, server = self.together({"downstream_protocol": "meta"}, (b"mg k v f\r\n", b"mg k v f\r\n"))
+        c = self.client(moxi)
+        c.send(b"mg k v f\r\n")
+        self.followed(moxi, 2)
+        a.reset()
+        await_true(lambda: self.proxied(moxi, "num_upstream") == 3, "moxi sees it go")
+        server.send(b"VA 1 f3 X W\r\nv\r\n")
+        told = [client.line() for client in (b, c)]
+        self.assertEqual(sorted(told), [b"VA 1 f3 X W\r\n", b"VA 1 f3 Z X\r\n"])
+
+    def test_not_behind_one_that_is_about_to_time_out(self):
+        mock, moxi, a, b = self.one({"downstream_timeout": ms(1000)})
+        a.send(b"get k\r\n")
+        server = mock.accept_expect(b"get k\r\n")
+        late = time.monotonic() + ms(600) / 1000
+        while time.monotonic() < late:
+            b.turn()
+        b.send(b"get k\r\n")
+        server.expect(b"get k\r\n")
+        a.expect(b"END\r\n")
+        server.send(get() + get(b"k", b"late"))
+        b.expect(get(b"k", b"late"))
 
     def test_one_is_told_to_renew(self):
         mock, moxi, a, b, server = self.together({"downstream_protocol": "meta"}, (b"mg k v f\r\n", b"mg k v f\r\n"))
