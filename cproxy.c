@@ -116,8 +116,8 @@ static void relay_hit(struct request *r, const struct hit *hit, struct chunk *ch
     cproxy_learn_value(r->pool, n);
     if (put_off(r, hit))
         return;
-    r->num_hits++;
     r->reply_bytes += n;
+    cproxy_count_hit(r, hit->key, n);
     append(r, client_output(r), chunk, p, n);
     client_wrote(r);
 }
@@ -131,6 +131,8 @@ static void relay_begin(struct request *r, const struct hit *hit)
     if (put_off(r, hit))
         return;
     r->in_value = true;
+    r->value_key = hit->key;
+    r->value_bytes = bytes;
     r->may_stream = s->stream_min > 0 && hit->value_len >= s->stream_min;
     r->held_whole = r->held.bytes;
     r->reply_bytes += bytes;
@@ -158,7 +160,7 @@ static void relay_end(struct request *r)
 {
     if (!r->in_value)
         return;
-    r->num_hits++;
+    cproxy_count_hit(r, r->value_key, r->value_bytes);
     r->in_value = false;
     r->streaming = false;
     if (client_is_turn(r)) {
@@ -197,8 +199,8 @@ static void relay_done(struct request *r, const struct outcome *outcome)
         else
             spanq_truncate(&r->held, &r->pool->loop->bufs, r->held_whole);
     }
-    if (out.result == RESULT_FOUND)
-        r->num_hits++;
+    if (out.result == RESULT_FOUND && (op_flags((enum opcode)r->op) & OPF_VALUES))
+        cproxy_count_hit(r, 0, 0);
     if (r->num_hits == 0 && out.result == RESULT_END)
         cproxy_learn_value(r->pool, 0);
     if (r->too_large)
@@ -505,6 +507,8 @@ static void count_seen(struct request *r)
         counter_add(&c->cas, 1);
     if (r->num_keys > 1)
         counter_add(&n->tot_multiget_keys, r->num_keys);
+    if ((op_flags((enum opcode)r->op) & (OPF_KEY | OPF_VALUES)) == OPF_KEY)
+        cproxy_count_key(r, &r->keys[0], KEY_CHANGE, request_value_len(r));
 }
 
 /* shutdown [graceful]: moxi always answers what is in flight before it ends. */
@@ -686,6 +690,13 @@ bool cproxy_shared_setup(struct cproxy_shared *shared, const struct pool *pool)
     memset(shared, 0, sizeof(*shared));
     if (!keyspec_setup(&shared->optimized, s->optimize_set, ""))
         return false;
+    if (!keyspec_setup(&shared->key_stats_spec, s->key_stats_spec, s->key_stats_unspec))
+        return false;
+    if (s->hot_key_rate > 0) {
+        shared->hotkeys = hotkeys_create(pool->num_servers, s->hot_key_rate, 0);
+        if (shared->hotkeys == NULL)
+            return false;
+    }
     if (!s->squash && !has_front)
         return true;
     shared->guard = guard_create();
@@ -699,6 +710,21 @@ void cproxy_shared_teardown(struct cproxy_shared *shared)
     keyspec_teardown(&shared->optimized);
     front_destroy(shared->front);
     guard_destroy(shared->guard);
+    hotkeys_destroy(shared->hotkeys);
+    keyspec_teardown(&shared->key_stats_spec);
+}
+
+/* What this worker counts by key. False when memory ran out. */
+static bool set_up_keys(struct pool_state *ps)
+{
+    const struct settings *s = ps->settings;
+
+    if (ps->shared->hotkeys != NULL && !hotkeys_join(ps->shared->hotkeys, &ps->hotkeys, util_now_us()))
+        return false;
+    if (s->key_stats_lifespan_ms == 0 || s->key_stats_spec[0] == '\0')
+        return true;
+    ps->keystats = keystats_create(s->key_stats_max, s->key_stats_lifespan_ms);
+    return ps->keystats != NULL;
 }
 
 struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool, const struct cproxy_hooks *hooks,
@@ -720,7 +746,7 @@ struct pool_state *pool_state_create(struct loop *loop, const struct pool *pool,
     estimate = ps->settings->client_buffer_max / (WINDOW_START + 1);
     ps->value_estimate = estimate < VALUE_ESTIMATE_START ? (uint32_t)estimate : VALUE_ESTIMATE_START;
     evtimer_assign(&ps->wait_timer, loop->base, on_wait, ps);
-    if (!share_setup(ps) || !feeds_setup(ps)) {
+    if (!share_setup(ps) || !set_up_keys(ps) || !feeds_setup(ps)) {
         pool_state_destroy(ps);
         return NULL;
     }
@@ -749,6 +775,8 @@ void pool_state_destroy(struct pool_state *ps)
     local_destroy(ps->local);
     free(ps->timings);
     share_teardown(ps);
+    hotkeys_leave(&ps->hotkeys);
+    keystats_destroy(ps->keystats);
     pthread_mutex_destroy(&ps->clients_mutex);
     free(ps);
 }

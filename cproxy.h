@@ -29,8 +29,10 @@
 #include "cproxy_item.h"
 #include "cproxy_local.h"
 #include "guard.h"
+#include "hotkeys.h"
 #include "htgram.h"
 #include "keyspec.h"
+#include "keystats.h"
 #include "loop.h"
 #include "request.h"
 
@@ -78,6 +80,8 @@ struct cproxy_shared {
     struct guard *guard;      /* NULL: no reply is kept, nor shared */
     struct front *front;      /* NULL: none is kept */
     struct keyspec optimized; /* of optimize_set */
+    struct hotkeys *hotkeys;  /* NULL: none are looked for */
+    struct keyspec key_stats_spec;
 };
 
 struct pool_state {
@@ -108,6 +112,10 @@ struct pool_state {
     uint32_t num_inflight;   /* requests given to servers, and not answered; a split one counts once */
     uint64_t auth_told_us;   /* when a failure to authenticate was last logged; 0: never */
     uint32_t value_estimate; /* bytes of a value, about what the last ones had */
+
+    /* this worker counts by key here, and others look */
+    struct hotkeys_worker hotkeys;
+    struct keystats *keystats; /* NULL: off */
 
     /* written by this worker, read by any */
     struct counters counters;
@@ -218,6 +226,39 @@ void share_fill_miss(struct request *r, const struct rkey *key);
 /* Once a pool_state. False when memory ran out. */
 bool share_setup(struct pool_state *ps) MUST_CHECK;
 void share_teardown(struct pool_state *ps);
+
+/* --- cproxy_keys.c --- */
+
+/* What became of a key that was asked for. */
+enum key_fate {
+    KEY_HIT,
+    KEY_MISS,
+    KEY_CHANGE, /* nothing was to be read */
+};
+
+/* For cproxy_count_key. */
+void cproxy_look_at_key(struct request *r, const struct rkey *key, enum key_fate fate, size_t bytes, bool is_due);
+
+/* Once for each key of a client's request. bytes: of its value, as it came from a client or goes to one. */
+static inline void cproxy_count_key(struct request *r, const struct rkey *key, enum key_fate fate, size_t bytes)
+{
+    struct pool_state *ps = r->pool;
+    bool is_due = hotkeys_is_due(&ps->hotkeys);
+
+    if (UNLIKELY(is_due || ps->keystats != NULL))
+        cproxy_look_at_key(r, key, fate, bytes, is_due);
+}
+
+/* The client of r, no part, gets the value of that key. */
+static inline void cproxy_count_hit(struct request *r, uint32_t key, size_t bytes)
+{
+    r->num_hits++;
+    r->keys[key].is_hit = true;
+    cproxy_count_key(r, &r->keys[key], KEY_HIT, bytes);
+}
+
+/* A retrieval is finished: of the keys that had no value. */
+void cproxy_count_misses(struct request *r);
 
 /* --- cproxy_multiget.c --- */
 

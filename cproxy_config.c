@@ -134,6 +134,16 @@ const struct setting settings_table[] = {
 
     {"time_stats", NULL, SETTING_BOOL, FIELD(time_stats), 0, 0, 1, NULL,
      "1: keep histograms of latencies for 'stats proxy timings'"},
+    {"key_stats_lifespan", NULL, SETTING_MS, FIELD(key_stats_lifespan_ms), 0, 0, 24 * HOUR_MS, NULL,
+     "how long a key is counted for 'stats proxy keystats', from when it is first seen, until it begins anew; 0: "
+     "never"},
+    {"key_stats_spec", NULL, SETTING_TEXT, FIELD(key_stats_spec), 0, 0, 0, NULL,
+     "prefixes of the keys that are counted so, with '|' between them; @all: every key; @hot: those that are hot"},
+    {"key_stats_unspec", NULL, SETTING_TEXT, FIELD(key_stats_unspec), 0, 0, 0, NULL, "prefixes of keys that are not"},
+    {"key_stats_max", NULL, SETTING_U32, FIELD(key_stats_max), 4000, 1, 100000, NULL,
+     "how many keys each worker counts at the most; beyond them the oldest goes"},
+    {"hot_key_rate", NULL, SETTING_U32, FIELD(hot_key_rate), 1000, 0, 1000000000, NULL,
+     "times a second that a key is read to be hot, until it is less than half of that; 0: hot keys are not looked for"},
     {NULL, NULL, SETTING_U32, 0, 0, 0, 0, NULL, NULL},
 };
 
@@ -142,17 +152,7 @@ _Static_assert(ARRAY_LEN(settings_table) <= 64, "the rows fit in a uint64_t");
 
 /* Keys of the first moxi that mean something that moxi does not do (yet). Their users deserve to be told apart. */
 static const char *const keys_not_supported[] = {
-    "bucket",
-    "cycle",
-    "default_bucket_name",
-    "downstream_conn_queue_timeout",
-    "host",
-    "key_stats_lifespan",
-    "key_stats_max",
-    "key_stats_spec",
-    "key_stats_unspec",
-    "port",
-    "port_listen",
+    "bucket", "cycle", "default_bucket_name", "downstream_conn_queue_timeout", "host", "port", "port_listen",
 };
 
 /* A text being read. */

@@ -71,7 +71,12 @@ struct settings {
     char optimize_set[SETTING_TEXT_MAX + 1]; /* keyspec.h: keys whose sets are answered before they are carried out */
 
     /* counters */
-    uint32_t time_stats; /* 1: latency histograms for `stats proxy timings` */
+    uint32_t time_stats;            /* 1: latency histograms for `stats proxy timings` */
+    uint32_t key_stats_max;         /* keys that each worker counts */
+    uint32_t key_stats_lifespan_ms; /* 0: none */
+    char key_stats_spec[SETTING_TEXT_MAX + 1];
+    char key_stats_unspec[SETTING_TEXT_MAX + 1];
+    uint32_t hot_key_rate; /* reads a second of a key that make it hot; 0: keys are not looked at */
 };
 
 /* AUTO: what the clients speak, if a server knows that. */

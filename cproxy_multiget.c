@@ -138,15 +138,15 @@ static bool emit(struct request *r)
     return true;
 }
 
-/* A value is in its slot. */
-static void count_value(struct request *r, size_t n)
+/* A key's value is in its slot. */
+static void count_value(struct request *r, uint32_t key, size_t n)
 {
     struct multiget *m = r->parts;
 
     m->any_value = true;
     m->waiting_bytes += n;
-    r->num_hits++;
     r->reply_bytes += n;
+    cproxy_count_hit(r, key, n);
     if (m->waiting_bytes >= EMIT_BYTES)
         client_wrote(r);
 }
@@ -187,7 +187,7 @@ static bool put_value(struct request *r, uint32_t key, struct chunk *chunk, uint
 
     client_holds(r, n);
     if (ok)
-        count_value(r, n);
+        count_value(r, key, n);
     return ok;
 }
 
@@ -233,6 +233,7 @@ static void part_begin(struct request *part, const struct hit *hit)
     part->reply_bytes = bytes;
     m->arriving_bytes += bytes;
     part->value_key = hit->key;
+    part->value_bytes = bytes;
     part->may_stream = stream_min > 0 && hit->value_len >= stream_min;
     if (!spanq_copy(&part->held, &loop_of(part)->bufs, hit->head, hit->head_len))
         fail_memory(part);
@@ -298,13 +299,13 @@ static void part_end(struct request *part)
         part->streaming = false;
         m->states[part->value_key] = SLOT_GONE;
         m->any_value = true;
-        part->parent->num_hits++;
+        cproxy_count_hit(part->parent, part->value_key, part->value_bytes);
         return;
     }
     spanq_init(&m->slots[part->value_key].queue);
     spanq_concat(&m->slots[part->value_key].queue, &part->held);
     m->states[part->value_key] = SLOT_QUEUE;
-    count_value(part->parent, n);
+    count_value(part->parent, part->value_key, n);
 }
 
 static void keep_error(struct request *part, const struct outcome *outcome)
@@ -502,7 +503,7 @@ static void near_end(struct request *r)
 {
     struct multiget *m = r->parts;
 
-    count_value(r, m->slots[r->value_key].queue.bytes);
+    count_value(r, r->value_key, m->slots[r->value_key].queue.bytes);
 }
 
 static const struct request_ops near_ops = {.hit = near_hit, .begin = near_begin, .data = near_data, .end = near_end};

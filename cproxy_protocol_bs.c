@@ -241,7 +241,7 @@ static bool compose_batch(const struct request *r, struct bufpool *bufs, struct 
 
 static bool server_compose_request(const struct request *r, struct bufpool *bufs, struct spanq *out)
 {
-    struct rkey arg = {.p = r->arg, .len = (uint32_t)r->arg_len};
+    struct rkey arg = {.p = r->arg, .len = (uint16_t)r->arg_len};
     const struct rkey *key = r->op == OP_STATS || r->op == OP_AUTH ? &arg : r->num_keys > 0 ? &r->keys[r->first] : NULL;
     struct packet packet;
 

@@ -257,7 +257,7 @@ static bool answer(struct request *r)
         counter_add(&ps->counters.front.tot_saved_bytes, wants_value(r) ? hit.value_len : 0);
         if (!wants_value(r)) {
             outcome = (struct outcome){.result = RESULT_FOUND, .facts = &hit.facts};
-            r->num_hits = 1;
+            cproxy_count_hit(r, 0, 0);
             cache_item_release(hit.item);
         } else if (!item_send(&ps->items, r, 0, hit.item, hit.value, hit.value_len, &hit.facts)) {
             outcome.result = RESULT_NO_MEMORY;

@@ -17,7 +17,11 @@
 #include "listener.h"
 #include "log.h"
 
-enum { NUM_COUNTERS = sizeof(struct counters) / sizeof(uint64_t) };
+enum {
+    NUM_COUNTERS = sizeof(struct counters) / sizeof(uint64_t),
+    HOTKEYS_TOLD = 20,          /* keys of a pool in `stats proxy hotkeys` */
+    KEY_TEXT_MAX = 3 * KEY_MAX, /* bytes of a key as it stands in a line */
+};
 
 _Static_assert(sizeof(struct counters) % sizeof(uint64_t) == 0, "counters are read as an array of uint64_t");
 
@@ -119,6 +123,16 @@ static void subtract_htgram(struct htgram *h, const struct htgram *base)
     h->sum -= base->sum;
 }
 
+static void reset_keystats(uint32_t pool)
+{
+    for (uint32_t i = 0; i < stats.num_workers; i++) {
+        struct keystats *k = worker_pool(stats.workers[i], pool)->keystats;
+
+        if (k != NULL)
+            keystats_reset(k);
+    }
+}
+
 static void reset(void)
 {
     for (uint32_t i = 0; i < stats.config->num_pools; i++) {
@@ -128,6 +142,7 @@ static void reset(void)
         gather_counters(i, &b->counters);
         gather_timings(i, &b->timings);
         pthread_mutex_unlock(&stats.mutex);
+        reset_keystats(i);
     }
 }
 
@@ -306,6 +321,90 @@ static void tell_timings(struct writer *w, uint32_t pool)
     free(sum);
 }
 
+/*
+ * A key as it stands in a line, NUL-terminated: what is not part of a word, blanks and control characters, as % and two
+ * digits, and so a % itself.
+ */
+static const char *escape_key(const uint8_t *key, size_t len, char text[KEY_TEXT_MAX + 1])
+{
+    static const char digits[] = "0123456789ABCDEF";
+    size_t n = 0;
+
+    for (size_t i = 0; i < len; i++) {
+        if (key[i] <= ' ' || key[i] == 0x7f || key[i] == '%') {
+            text[n++] = '%';
+            text[n++] = digits[key[i] >> 4];
+            text[n++] = digits[key[i] & 15];
+        } else {
+            text[n++] = (char)key[i];
+        }
+    }
+    text[n] = '\0';
+    return text;
+}
+
+/* Where lines about keys go, and what they begin with. */
+struct key_writer {
+    struct writer *w;
+    char prefix[64];
+};
+
+static void tell_key(void *arg, const struct keystats_told *told)
+{
+    const struct key_writer *kw = arg;
+    char key[KEY_TEXT_MAX + 1];
+
+    escape_key(told->key, told->len, key);
+    line(kw->w, "%s:%s:age_ms %llu", kw->prefix, key, (unsigned long long)(told->age_us / 1000));
+#define X(name) line(kw->w, "%s:%s:" #name " %llu", kw->prefix, key, (unsigned long long)told->counts->name);
+    KEYSTATS(X)
+#undef X
+}
+
+static void tell_keystats(struct writer *w, uint32_t pool, uint64_t now_us)
+{
+    const struct pool *p = &stats.config->pools[pool];
+    struct key_writer kw = {.w = w};
+    struct keystats **tables;
+
+    if (worker_pool(stats.workers[0], pool)->keystats == NULL)
+        return;
+    tables = calloc(stats.num_workers, sizeof(struct keystats *));
+    for (uint32_t i = 0; tables != NULL && i < stats.num_workers; i++)
+        tables[i] = worker_pool(stats.workers[i], pool)->keystats;
+    snprintf(kw.prefix, sizeof(kw.prefix), "%u:%s:keystats", p->port, p->name);
+    w->ok = w->ok && tables != NULL && keystats_tell(tables, stats.num_workers, now_us, tell_key, &kw);
+    free(tables);
+}
+
+static void tell_hotkey(struct writer *w, const char *prefix, const struct pool *p, const struct hotkey *k)
+{
+    char key[KEY_TEXT_MAX + 1];
+
+    line(w, "%s:key %s", prefix, escape_key(k->key, k->len, key));
+    line(w, "%s:hot %d", prefix, k->hot);
+    line(w, "%s:rate %llu", prefix, (unsigned long long)k->rate);
+    line(w, "%s:read_rate %llu", prefix, (unsigned long long)k->read_rate);
+    line(w, "%s:bytes %llu", prefix, (unsigned long long)k->byte_rate);
+    line(w, "%s:share_pool %.1f", prefix, 100.0 * (double)k->rate / (double)k->pool_rate);
+    line(w, "%s:share_server %.1f", prefix, 100.0 * (double)k->rate / (double)k->server_rate);
+    line(w, "%s:server %s", prefix, p->servers[k->server].name);
+}
+
+static void tell_hotkeys(struct writer *w, uint32_t pool)
+{
+    const struct pool *p = &stats.config->pools[pool];
+    struct hotkeys *hotkeys = worker_pool(stats.workers[0], pool)->shared->hotkeys;
+    struct hotkey top[HOTKEYS_TOLD];
+    uint32_t n = hotkeys != NULL ? hotkeys_top(hotkeys, top, HOTKEYS_TOLD) : 0;
+    char prefix[64];
+
+    for (uint32_t i = 0; i < n; i++) {
+        snprintf(prefix, sizeof(prefix), "%u:%s:hotkeys:%u", p->port, p->name, i + 1);
+        tell_hotkey(w, prefix, p, &top[i]);
+    }
+}
+
 /* What a server has told of its version, to whichever worker. */
 static bool find_version(uint32_t pool, uint32_t server, char version[DOWNSTREAM_VERSION_MAX + 1])
 {
@@ -343,6 +442,8 @@ enum {
     TELL_FRONTCACHE = 1 << 6,
     TELL_ALL = TELL_INFO | TELL_SETTINGS | TELL_BEHAVIORS | TELL_FRONTCACHE | TELL_STATS | TELL_TIMINGS | TELL_CONFIG,
     TELL_RESET = 1 << 7,
+    TELL_KEYSTATS = 1 << 8,
+    TELL_HOTKEYS = 1 << 9,
 };
 
 static const struct {
@@ -357,6 +458,8 @@ static const struct {
     {"frontcache", TELL_FRONTCACHE},
     {"stats", TELL_STATS},
     {"timings", TELL_TIMINGS},
+    {"keystats", TELL_KEYSTATS},
+    {"hotkeys", TELL_HOTKEYS},
     {"config", TELL_CONFIG},
     {"reset", TELL_RESET},
 };
@@ -375,7 +478,7 @@ static unsigned what_of(const uint8_t *arg, size_t len)
     return 0;
 }
 
-static void tell(struct writer *w, unsigned what)
+static void tell(struct writer *w, unsigned what, uint64_t now_us)
 {
     if (what & TELL_INFO) {
         tell_basic(w);
@@ -400,6 +503,10 @@ static void tell(struct writer *w, unsigned what)
             tell_stats(w, i);
         if (what & TELL_TIMINGS)
             tell_timings(w, i);
+        if (what & TELL_KEYSTATS)
+            tell_keystats(w, i, now_us);
+        if (what & TELL_HOTKEYS)
+            tell_hotkeys(w, i);
     }
 }
 
@@ -411,12 +518,13 @@ bool stats_proxy(struct pool_state *ps, const uint8_t *arg, size_t len, struct s
     const char *end = "END\r\n";
 
     if (what == 0) {
-        end = "CLIENT_ERROR usage: stats proxy [all|info|settings|behaviors|frontcache|stats|timings|config|reset]\r\n";
+        end = "CLIENT_ERROR usage: stats proxy "
+              "[all|info|settings|behaviors|frontcache|stats|timings|keystats|hotkeys|config|reset]\r\n";
     } else if (what == TELL_RESET) {
         reset();
         end = "RESET\r\n";
     } else {
-        tell(&w, what);
+        tell(&w, what, ps->loop->now_us);
     }
     w.ok = w.ok && spanq_copy(out, w.bufs, end, strlen(end));
     if (!w.ok)

@@ -2,14 +2,16 @@
 /*
  * cproxy_stats - `stats proxy …`: what moxi says of itself.
  *
- *   stats proxy [all]       everything below but timings' buckets
+ *   stats proxy [all]       everything below, but what tells of keys: these are the users', and may be many
  *   stats proxy info        version, process, configuration in short
  *   stats proxy settings    the process's options
  *   stats proxy behaviors   the settings of -Z, as they are in force
  *   stats proxy stats       counters, of all workers together
  *   stats proxy timings     latencies by command (with time_stats)
  *   stats proxy config      -z, as it was understood
- *   stats proxy reset       counters and timings start at 0 again
+ *   stats proxy keystats    counters of single keys (with key_stats_lifespan and key_stats_spec)
+ *   stats proxy hotkeys     the keys that are asked for most
+ *   stats proxy reset       counters, timings and keystats start at 0 again
  *
  * Names begin as the first moxi's did: basic:, proxy_main:, and <port>:<pool>: for what is a pool's.
  */

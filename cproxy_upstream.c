@@ -175,15 +175,18 @@ size_t client_unwritten(const struct request *r)
     return r->owner->conn.out.bytes;
 }
 
-static void count_finished(const struct request *r)
+static void count_finished(struct request *r)
 {
     struct pool_state *ps = r->pool;
     struct command_counters *n = request_is_quiet(r) ? &ps->counters.quiet[r->op] : &ps->counters.regular[r->op];
+    uint32_t num_keys = r->num_done_keys + r->num_keys;
 
     if (op_flags((enum opcode)r->op) & OPF_VALUES) {
         counter_add(&n->hits, r->num_hits);
-        counter_add(&n->misses, r->num_done_keys + r->num_keys - r->num_hits);
+        counter_add(&n->misses, num_keys - r->num_hits);
         counter_add(&n->write_bytes, r->reply_bytes);
+        if (r->num_hits < num_keys)
+            cproxy_count_misses(r);
     }
     if (ps->timings != NULL)
         htgram_add(&ps->timings->ops[r->op], ps->loop->now_us - r->start_us);

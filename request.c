@@ -149,7 +149,8 @@ void request_set_key(struct request *r, const uint8_t *key, size_t len)
     memcpy(r->inl, key, len);
     r->inl_used = len;
     r->key.p = r->inl;
-    r->key.len = (uint32_t)len;
+    r->key.len = (uint16_t)len;
+    r->key.is_hit = false;
     r->key.next = RKEY_END;
     r->keys = &r->key;
     r->num_keys = 1;

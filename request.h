@@ -141,7 +141,8 @@ struct terms {
 /* One key of a request. Those that one server holds are linked by index. */
 struct rkey {
     const uint8_t *p;
-    uint32_t len;
+    uint16_t len;
+    bool is_hit;   /* its client has got its value */
     uint32_t next; /* index of the next key of this request in its keys, or RKEY_END */
 };
 
@@ -332,6 +333,8 @@ struct request {
     struct spanq held;
     size_t held_whole; /* bytes of held up to the last whole value, while in_value */
     uint32_t num_hits;
+    uint32_t value_key;   /* index of the key whose value is arriving, */
+    size_t value_bytes;   /* and the bytes of that with its head */
     uint64_t reply_bytes; /* bytes of values so far */
 
     /* what is kept of its reply, or shared: cproxy_share.c */
@@ -345,9 +348,8 @@ struct request {
     struct request *next_flight; /* link in the list of those that may be followed */
 
     /* a request that was split in parts, or that goes to everyone */
-    void *parts;        /* the module's own, see cproxy_multiget.c and cproxy_broadcast.c */
-    uint32_t value_key; /* of a part: index of the key whose value is arriving */
-    size_t key_bytes;   /* of a part: bytes of its keys */
+    void *parts;      /* the module's own, see cproxy_multiget.c and cproxy_broadcast.c */
+    size_t key_bytes; /* of a part: bytes of its keys */
 
     /* from here on it is not blank when it is new */
     uint8_t inl[REQUEST_INLINE];

@@ -51,8 +51,10 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     loop_enter(&w->loop);
-    for (uint32_t i = 0; i < w->config->num_pools; i++)
+    for (uint32_t i = 0; i < w->config->num_pools; i++) {
         clients_tick(w->pools[i]);
+        hotkeys_tick(&w->pools[i]->hotkeys, w->loop.now_us);
+    }
     bufpool_trim(&w->loop.bufs);
     request_pool_trim(&w->loop.requests);
     if (w->loop.keys.size > KEYS_KEEP) {

@@ -302,7 +302,7 @@ static const uint8_t *set_keys(struct request *r, struct rkey *keys, unsigned co
 
         if (len == 0 || len >= *n)
             break;
-        keys[r->num_keys] = (struct rkey){.p = p + 1, .len = (uint32_t)len, .next = r->num_keys + 1};
+        keys[r->num_keys] = (struct rkey){.p = p + 1, .len = (uint16_t)len, .next = r->num_keys + 1};
         r->num_keys++;
         p += len + 1;
         *n -= len + 1;

@@ -113,7 +113,8 @@ static void check_noise(void)
 /* With ever more allocations allowed, a request to a server is composed as a whole or not at all. */
 static void check_no_memory(void)
 {
-    struct rkey two[] = {{(const uint8_t *)"a", 1, 1}, {(const uint8_t *)"b", 1, RKEY_END}};
+    struct rkey two[] = {{.p = (const uint8_t *)"a", .len = 1, .next = 1},
+                         {.p = (const uint8_t *)"b", .len = 1, .next = RKEY_END}};
     struct request *r = blank(OP_GET, "k");
     size_t allowed = 0;
     bool composed;

@@ -592,10 +592,10 @@ static void check_compose_lines(void)
 
 static void check_compose_gets(void)
 {
-    static struct rkey list[] = {{(const uint8_t *)"zero", 4, 2},
-                                 {(const uint8_t *)"one", 3, 3},
-                                 {(const uint8_t *)"two", 3, RKEY_END},
-                                 {(const uint8_t *)"three", 5, RKEY_END}};
+    static struct rkey list[] = {{.p = (const uint8_t *)"zero", .len = 4, .next = 2},
+                                 {.p = (const uint8_t *)"one", .len = 3, .next = 3},
+                                 {.p = (const uint8_t *)"two", .len = 3, .next = RKEY_END},
+                                 {.p = (const uint8_t *)"three", .len = 5, .next = RKEY_END}};
     struct request *r;
 
     check_composed(blank(OP_GET, "k"), BYTES("get k\r\n"), "get");
@@ -647,7 +647,7 @@ static void check_compose_many(void)
 
         memcpy(expected, "gets", 4);
         for (uint32_t j = 0; j < MANY_KEYS; j++) {
-            list[j] = (struct rkey){key, (uint32_t)lens[i], j + 1 < MANY_KEYS ? j + 1 : RKEY_END};
+            list[j] = (struct rkey){.p = key, .len = (uint16_t)lens[i], .next = j + 1 < MANY_KEYS ? j + 1 : RKEY_END};
             expected[n] = ' ';
             memcpy(expected + n + 1, key, lens[i]);
             n += lens[i] + 1;
@@ -705,7 +705,7 @@ static void check_compose_no_memory(void)
 
     memset(key, 'k', sizeof(key));
     for (uint32_t i = 0; i < ARRAY_LEN(list); i++)
-        list[i] = (struct rkey){key, sizeof(key), i + 1 < ARRAY_LEN(list) ? i + 1 : RKEY_END};
+        list[i] = (struct rkey){.p = key, .len = sizeof(key), .next = i + 1 < ARRAY_LEN(list) ? i + 1 : RKEY_END};
     for (size_t i = 0; i < ARRAY_LEN(ops); i++) {
         size_t n = 0;
 

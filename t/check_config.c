@@ -76,6 +76,9 @@ static void check_settings_taken(void)
         {"pace_us=1000us", "pace_us", "1000"},
         {"pace_us=0", "pace_us", "0"},
         {"time_stats=1", "time_stats", "1"},
+        {"key_stats_lifespan=60s", "key_stats_lifespan", "60000"},
+        {"key_stats_spec=user:|@hot", "key_stats_spec", "user:|@hot"},
+        {"hot_key_rate=0", "hot_key_rate", "0"},
         {"retry=2,timeout=9", "downstream_timeout", "9"},
         {"retry=2, timeout=9 ,", "downstream_timeout", "9"},
         {"retry=2;timeout=9", "downstream_timeout", "9"},
@@ -105,7 +108,8 @@ static void check_settings_refused(void)
         {"front_cache_lifespan=fast", "front_cache_lifespan"},
         {"front_cache_bytes=1k", "front_cache_bytes"},
         {"front_cache_max=0", "front_cache_max"},
-        {"key_stats_max=1", "not supported by this version"},
+        {"key_stats_max=0", "1 to 100000"},
+        {"hot_key_rate=often", "hot_key_rate"},
         {"bucket=a", "not supported by this version"},
         {"cycle=200", "not supported by this version"},
         {"downstream_conn_queue_timeout=200", "not supported by this version"},
@@ -256,7 +260,7 @@ static void check_table(void)
             if (strcmp(other->name, row->name) == 0 || other->offset == row->offset)
                 check(false, "%s and %s are two things", other->name, row->name);
     }
-    check(n == 34, "%u settings", n);
+    check(n == 39, "%u settings", n);
 }
 
 /* A pool's own settings count for it alone, wherever they stand, and for each kind of setting. */

@@ -856,8 +856,8 @@ class CommandLine(MoxiTest):
         self.refuse(["-z", "/"], "/")
         for text in ("nosuch=1", "downstream_timeout=x", "downstream_timeout=-1", "downstream_timeout=",
                      "downstream_timeout=99999999999999999999", "downstream_timeout", "=1", "distribution=random",
-                     "hash=nosuch", "downstream_conn_max=0", "get_join_max=0", "front_cache_max=1",
-                     "front_cache_lifespan=1", "bucket=x", "pwd=x", "key_stats_max=1", "optimize_set=a",
+                     "hash=nosuch", "downstream_conn_max=0", "get_join_max=0", "front_cache_max=0",
+                     "front_cache_lifespan=-1", "bucket=x", "pwd=x", "key_stats_max=0", "hot_key_rate=x",
                      "item_size_max=0", "line_max=1", "stream_min=-1", "time_stats=2", "pace_us=x"):
             self.refuse(good + ["-Z", text], "-Z", text.partition("=")[0])
         for text, name in (("%s.nosuch=1", "nosuch"), ("%s.downstream_timeout=x", "downstream_timeout=x"),

@@ -51,6 +51,7 @@ SESSION = [
     (b"stats\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
     (b"stats items\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
     (b"stats proxy stats\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
+    (b"stats proxy keystats\r\n", rb"(STAT [^\r]*\r\n)*END\r\n"),
     (b"verbosity 0\r\n", rb"OK\r\n"),
     (b"ms bXk= 5 T100 c Oab b\r\nhello\r\n", rb"HD c\d+ Oab\r\n"),
     (b"mg my v t k Oab\r\n", rb"(VA 5 t\d+ kbXk= b Oab\r\nhello|EN kmy Oab)\r\n"),
@@ -136,7 +137,7 @@ BINARY = [
 class EveryAllocation(MoxiTest):
     ROUNDS_MAX = 2000
 
-    settings = {"downstream_retry": 0, "connect_retry_interval": 1}
+    settings = {"downstream_retry": 0, "connect_retry_interval": 1, "key_stats_lifespan": 3600000, "key_stats_spec": "big|n"}
 
     @classmethod
     def setUpClass(cls):
