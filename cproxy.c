@@ -701,7 +701,7 @@ bool cproxy_shared_setup(struct cproxy_shared *shared, const struct pool *pool)
         return true;
     shared->guard = guard_create();
     if (shared->guard != NULL && has_front)
-        shared->front = front_create(s, shared->guard);
+        shared->front = front_create(s, shared->guard, shared->hotkeys);
     return shared->guard != NULL && (shared->front != NULL || !has_front);
 }
 

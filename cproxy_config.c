@@ -115,7 +115,7 @@ const struct setting settings_table[] = {
     {"front_cache_lifespan", NULL, SETTING_MS, FIELD(front_cache_lifespan_ms), 0, 0, 24 * HOUR_MS, NULL,
      "how long what a server has answered is kept in moxi, and given to all who ask; 0: the near cache is off"},
     {"front_cache_spec", NULL, SETTING_TEXT, FIELD(front_cache_spec), 0, 0, 0, NULL,
-     "prefixes of the keys that are kept so, with '|' between them; @all: every key"},
+     "prefixes of the keys that are kept so, with '|' between them; @all: every key; @hot: those that are hot"},
     {"front_cache_unspec", NULL, SETTING_TEXT, FIELD(front_cache_unspec), 0, 0, 0, NULL,
      "prefixes of keys that are not"},
     {"front_cache_max", "front_cache", SETTING_U32, FIELD(front_cache_max), 200, 1, 10000000, NULL,

@@ -59,6 +59,7 @@ struct front {
     /* immutable */
     struct cache *cache;
     struct guard *guard;
+    const struct hotkeys *hotkeys; /* NULL: no key is hot */
     struct keyspec spec;
     uint64_t max;
     uint64_t item_max; /* bytes of a value */
@@ -142,7 +143,7 @@ static bool is_over(const struct front *f, const struct card *card, uint64_t now
 
 bool front_wants(const struct front *f, const struct rkey *key)
 {
-    return keyspec_match(&f->spec, key->p, key->len);
+    return hotkeys_match(f->hotkeys, &f->spec, key->p, key->len);
 }
 
 /* Whether it is for whoever asks now to renew a value: for one at a time. */
@@ -466,7 +467,7 @@ static uint32_t num_places(uint64_t max)
     return n;
 }
 
-struct front *front_create(const struct settings *settings, struct guard *guard)
+struct front *front_create(const struct settings *settings, struct guard *guard, const struct hotkeys *hotkeys)
 {
     uint32_t places = num_places(settings->front_cache_max);
     struct front *f = calloc(1, sizeof(*f));
@@ -481,6 +482,7 @@ struct front *front_create(const struct settings *settings, struct guard *guard)
     if (f == NULL)
         return NULL;
     f->guard = guard;
+    f->hotkeys = hotkeys;
     f->max = settings->front_cache_max;
     f->item_max = settings->front_cache_bytes / VALUE_PART;
     f->lifespan_us = (uint64_t)settings->front_cache_lifespan_ms * 1000;

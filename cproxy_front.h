@@ -26,6 +26,7 @@
 #include "counters.h"
 #include "cproxy_config.h"
 #include "guard.h"
+#include "hotkeys.h"
 #include "keyhash.h"
 #include "request.h"
 
@@ -38,11 +39,12 @@ enum {
 
 struct front;
 
-/* The guard must outlive it. NULL when memory ran out. */
-struct front *front_create(const struct settings *settings, struct guard *guard) MUST_CHECK;
+/* Guard and hotkeys must outlive it; hotkeys may be NULL: no key is hot. NULL when memory ran out. */
+struct front *front_create(const struct settings *settings, struct guard *guard,
+                           const struct hotkeys *hotkeys) MUST_CHECK;
 void front_destroy(struct front *f); /* NULL is allowed */
 
-/* Whether a key may be kept at all. */
+/* Whether a key may be kept at all, and given to others: what is hot, only while it is. */
 bool front_wants(const struct front *f, const struct rkey *key);
 
 struct front_hit {

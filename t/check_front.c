@@ -27,7 +27,7 @@ static void begin(void)
 {
     memset(&counters, 0, sizeof(counters));
     guard = guard_create();
-    front = guard != NULL ? front_create(&settings, guard) : NULL;
+    front = guard != NULL ? front_create(&settings, guard, NULL) : NULL;
     if (front == NULL)
         exit(1);
 }

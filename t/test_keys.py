@@ -272,6 +272,33 @@ class HotKeys(MoxiTest):
             self.assertLess(abs(key["share_pool"] - 100 * key["rate"] / 69), 0.1, key)
             self.assertEqual(key["share_server"], key["share_pool"])
 
+    def test_near_cache(self):
+        """front_cache_spec=@hot: what is hot is not asked of the server any more, and when it has cooled it is."""
+        server = self.echo(self.mock())
+        client = self.client(self.moxi([server.mock], {"hot_key_rate": 100, "front_cache_spec": "@hot",
+                                                       "front_cache_lifespan": 3600000, "front_cache_unspec": "no:"}))
+        replies = {key: server.reply(key) + b"END\r\n" for key in (b"a", b"b", b"no:1")}
+
+        def times_asked(key, n):
+            """How often the server is asked when n clients want to know."""
+            before = len(server.lines)
+            for _ in range(n):
+                client.ask(b"get %s\r\n" % key, replies[key])
+            return sum(line.split().count(key) for line in server.lines[before:])
+
+        self.assertEqual(times_asked(b"a", 20), 20)
+
+        def is_kept():
+            """Both are hot by then, though one must not be kept."""
+            self.load([client], 0.3, lambda i: (b"get a\r\nget no:1\r\n" * 50, (replies[b"a"] + replies[b"no:1"]) * 50))
+            return times_asked(b"a", 20) == 0 and [k["hot"] for k in self.hotkeys(client)[:2]] == [1, 1]
+
+        await_true(is_kept, "it is kept")
+        self.assertEqual(times_asked(b"no:1", 20), 20)
+        self.assertEqual(times_asked(b"b", 20), 20)
+        await_true(lambda: not self.hotkeys(client), "it cools")
+        self.assertEqual(times_asked(b"a", 20), 20)
+
     def test_key_stats(self):
         """key_stats_spec=@hot counts keys from when they are hot."""
         settings = {"hot_key_rate": 50, "key_stats_spec": "@hot", "key_stats_lifespan": 3600000}
