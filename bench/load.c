@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <math.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -74,6 +75,7 @@ struct options {
     uint64_t num_keys;   /* distinct keys */
     uint64_t requests;   /* to measure; 0: by time */
     uint64_t seed;       /* of the choice of keys */
+    double zipf;         /* the exponent of Zipf's law, which it follows; 0: all keys alike */
     double seconds;      /* to measure */
     double warmup;       /* seconds before that */
     double timeout;      /* seconds without a whole reply that are a stall */
@@ -131,6 +133,12 @@ struct plan {
     uint64_t limit;  /* requests to start; 0: no end */
 };
 
+/* Part of a choice of keys that are not alike: see make_draws. */
+struct draw {
+    uint32_t own;   /* of 2^32 tosses those that are for the key of this number, */
+    uint32_t other; /* and the key that the rest are for */
+};
+
 /* Those of the reply for a key, in their order; some have no bytes in some protocols, and most for a set. */
 enum part { PART_HEAD, PART_UNIQUE, PART_FLAGS, PART_LINE, PART_VALUE, PART_END, PARTS };
 
@@ -163,6 +171,7 @@ struct load {
     socklen_t addr_len;
 
     struct key *keys;
+    struct draw *draws;     /* one for each key; NULL: all are alike */
     char *pattern;          /* key i's value is pattern[i, i + value_size) */
     struct client *clients; /* active ones, then idle ones */
     uint64_t num_clients;   /* all of them, and at least one, which fills */
@@ -385,6 +394,74 @@ static void make_data(struct load *load)
         load->pattern[i] = (char)(next_random(&state) >> 32);
 }
 
+/* ---- the choice of keys ---- */
+
+/* Gives the weights of Zipf's law to the keys, in an order that the seed decides; their mean is 1. */
+static void weigh_keys(struct load *load, double *weights)
+{
+    uint64_t n = load->opt.num_keys;
+    double sum = 0;
+
+    for (uint64_t i = 0; i < n; i++)
+        sum += weights[i] = pow((double)(i + 1), -load->opt.zipf);
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t other = i + (next_random(&load->random) >> 16) % (n - i);
+        double weight = weights[other] * (double)n / sum;
+        weights[other] = weights[i];
+        weights[i] = weight;
+    }
+}
+
+/*
+ * Walker's alias method, for a choice that costs one random number whatever the weights are: a key is drawn, all alike,
+ * and a toss decides between it and another one. So each key that weighs less than the mean is paired with one that
+ * weighs more, which thereby loses what it has given.
+ */
+static void make_draws(struct load *load)
+{
+    uint64_t n = load->opt.num_keys, num_light = 0, first_heavy = n;
+    double *weights = alloc(n, sizeof(*weights));
+    uint32_t *order = alloc(n, sizeof(*order)); /* the light ones, room, the heavy ones */
+
+    load->draws = alloc(n, sizeof(*load->draws));
+    weigh_keys(load, weights);
+    for (uint32_t i = 0; i < n; i++) {
+        load->draws[i].other = i;
+        order[weights[i] < 1 ? num_light++ : --first_heavy] = i;
+    }
+    while (num_light > 0 && first_heavy < n) {
+        uint32_t light = order[--num_light], heavy = order[first_heavy];
+        load->draws[light] = (struct draw){.own = (uint32_t)(weights[light] * 0x1p32), .other = heavy};
+        weights[heavy] -= 1 - weights[light];
+        if (weights[heavy] < 1) {
+            first_heavy++;
+            order[num_light++] = heavy;
+        }
+    }
+    free(order);
+    free(weights);
+}
+
+static uint64_t random_key(struct load *load)
+{
+    uint64_t random = next_random(&load->random), n = load->opt.num_keys;
+
+    if (!load->draws)
+        return (random >> 16) % n;
+    uint64_t i = (random >> 32) * n >> 32;
+    return (uint32_t)random < load->draws[i].own ? i : load->draws[i].other;
+}
+
+/* The keys of one request: a random one, or a run of neighbours, so that those of a multiget differ. */
+static void choose_keys(struct load *load, uint32_t *keys)
+{
+    uint64_t n = load->opt.num_keys;
+    uint64_t first = load->plan.sequential ? load->started % n : random_key(load);
+
+    for (uint32_t i = 0; i < load->plan.width; i++)
+        keys[i] = (uint32_t)((first + i) % n);
+}
+
 /* ---- composing requests ---- */
 
 static char *put(char *d, const char *p, size_t n)
@@ -489,16 +566,6 @@ static size_t batch_size(const struct options *opt, const struct plan *plan)
     size_t request = plan->op == OP_SET ? opt->value_size + 80 : 32 + plan->width * (sizeof(struct key) + 1);
 
     return plan->depth * request;
-}
-
-/* The keys of one request: a random one, or a run of neighbours, so that those of a multiget differ. */
-static void choose_keys(struct load *load, uint32_t *keys)
-{
-    uint64_t n = load->opt.num_keys;
-    uint64_t first = load->plan.sequential ? load->started % n : (next_random(&load->random) >> 16) % n;
-
-    for (uint32_t i = 0; i < load->plan.width; i++)
-        keys[i] = (uint32_t)((first + i) % n);
 }
 
 /* Composes a batch of c->batch requests in load->request and returns its length. */
@@ -1021,6 +1088,7 @@ static const char usage[] =
     "  -u, --warmup=S      seconds of the same before measuring (0.3)\n"
     "  -t, --timeout=S     seconds without a whole reply that are an error (10)\n"
     "  -r, --seed=N        seed of the choice of keys (1)\n"
+    "  -z, --zipf=S        keys by Zipf's law with this exponent; the seed says which are frequent (0: all alike)\n"
     "  -p, --cpu=NAME=PID[,PID...]  print CPU time a request of these processes (up to 4 times)\n"
     "  -S, --step          after the warm-up print \"ready\" and wait for a line on standard input; after the\n"
     "                      result stay connected until standard input ends\n"
@@ -1028,25 +1096,16 @@ static const char usage[] =
     "  -h, --help\n";
 
 static const struct option long_options[] = {
-    {"clients", required_argument, NULL, 'c'},
-    {"idle", required_argument, NULL, 'i'},
-    {"op", required_argument, NULL, 'o'},
-    {"width", required_argument, NULL, 'w'},
-    {"depth", required_argument, NULL, 'd'},
-    {"bytes", required_argument, NULL, 'b'},
-    {"keys", required_argument, NULL, 'k'},
-    {"fill", no_argument, NULL, 'f'},
-    {"seconds", required_argument, NULL, 's'},
-    {"requests", required_argument, NULL, 'n'},
-    {"warmup", required_argument, NULL, 'u'},
-    {"timeout", required_argument, NULL, 't'},
-    {"seed", required_argument, NULL, 'r'},
-    {"cpu", required_argument, NULL, 'p'},
-    {"step", no_argument, NULL, 'S'},
-    {"human", no_argument, NULL, 'H'},
-    {"help", no_argument, NULL, 'h'},
-    {"protocol", required_argument, NULL, 'P'},
-    {NULL, 0, NULL, 0},
+    {"clients", required_argument, NULL, 'c'},  {"idle", required_argument, NULL, 'i'},
+    {"op", required_argument, NULL, 'o'},       {"width", required_argument, NULL, 'w'},
+    {"depth", required_argument, NULL, 'd'},    {"bytes", required_argument, NULL, 'b'},
+    {"keys", required_argument, NULL, 'k'},     {"fill", no_argument, NULL, 'f'},
+    {"seconds", required_argument, NULL, 's'},  {"requests", required_argument, NULL, 'n'},
+    {"warmup", required_argument, NULL, 'u'},   {"timeout", required_argument, NULL, 't'},
+    {"seed", required_argument, NULL, 'r'},     {"zipf", required_argument, NULL, 'z'},
+    {"cpu", required_argument, NULL, 'p'},      {"step", no_argument, NULL, 'S'},
+    {"human", no_argument, NULL, 'H'},          {"help", no_argument, NULL, 'h'},
+    {"protocol", required_argument, NULL, 'P'}, {NULL, 0, NULL, 0},
 };
 
 __attribute__((noreturn)) static void fail_usage(char option, const char *text, const char *expected)
@@ -1068,14 +1127,19 @@ static uint64_t parse_count(char option, const char *text, uint64_t min, uint64_
     return v;
 }
 
-static double parse_seconds(char option, const char *text)
+static double parse_real(char option, const char *text, double max, const char *expected)
 {
     char *end;
     double v = strtod(text, &end);
 
-    if (end == text || *end || !(v >= 0 && v <= 86400))
-        fail_usage(option, text, "seconds, 0 to 86400");
+    if (end == text || *end || !(v >= 0 && v <= max))
+        fail_usage(option, text, expected);
     return v;
+}
+
+static double parse_seconds(char option, const char *text)
+{
+    return parse_real(option, text, 86400, "seconds, 0 to 86400");
 }
 
 static enum op parse_op(const char *text)
@@ -1159,6 +1223,9 @@ static void parse_option(struct options *opt, int c, char *arg)
     case 'r':
         opt->seed = parse_count('r', arg, 0, UINT64_MAX);
         break;
+    case 'z':
+        opt->zipf = parse_real('z', arg, 10, "an exponent, 0 to 10");
+        break;
     case 'p':
         parse_cpu(opt, arg);
         break;
@@ -1191,7 +1258,7 @@ static void parse_options(struct options *opt, int argc, char **argv)
                             .warmup = 0.3,
                             .timeout = 10,
                             .seed = 1};
-    while ((c = getopt_long(argc, argv, "c:i:o:P:w:d:b:k:fs:n:u:t:r:p:SHh", long_options, NULL)) != -1)
+    while ((c = getopt_long(argc, argv, "c:i:o:P:w:d:b:k:fs:n:u:t:r:z:p:SHh", long_options, NULL)) != -1)
         parse_option(opt, c, optarg);
     if (optind != argc - 1)
         parse_option(opt, '?', NULL);
@@ -1200,6 +1267,8 @@ static void parse_options(struct options *opt, int argc, char **argv)
         fail_usage('w', "", "no more keys in a get than there are (-k)");
     if ((opt->op == OP_SET || opt->protocol != TEXT) && opt->width != 1)
         fail_usage('w', "", "1 for sets, and in other protocols than text");
+    if (opt->zipf > 0 && opt->width != 1)
+        fail_usage('z', "", "one key in a get (-w), as the keys of a multiget are neighbours");
     if (opt->timeout <= 0)
         fail_usage('t', "0", "more than 0");
     if (opt->clients == 0 && opt->idle == 0 && !opt->fill)
@@ -1242,6 +1311,8 @@ int main(int argc, char **argv)
     resolve_target(&load);
     setup(&load);
     make_data(&load);
+    if (load.opt.zipf > 0)
+        make_draws(&load);
     if (load.opt.fill)
         fill(&load);
     open_idle(&load);

@@ -5,6 +5,7 @@
 A small memcached in threads answers rightly, or spoils one reply in a way that the test chooses. The path of the
 program comes from $BENCH_LOAD; without it, it is compiled with $CC (cc).
 """
+import collections
 import os
 import socket
 import subprocess
@@ -27,7 +28,7 @@ def setUpModule():
         unittest.addModuleCleanup(tmp.cleanup)
         LOAD = os.path.join(tmp.name, 'load')
         subprocess.run([os.environ.get('CC', 'cc'), '-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror', '-D_GNU_SOURCE',
-                        '-o', LOAD, SOURCE], check=True)
+                        '-o', LOAD, SOURCE, '-lm'], check=True)
 
 
 class Server:
@@ -40,6 +41,7 @@ class Server:
     def __init__(self, spoil=None, at=1, stored=b'STORED\r\n', chunk=0, delay=None):
         self.spoil, self.at, self.stored, self.chunk, self.delay = spoil, at, stored, chunk, delay or {}
         self.items, self.gets, self.sets, self.lock = {}, 0, 0, threading.Lock()
+        self.asked = collections.Counter()   # keys of classic gets
         self.socks = []
         self.listener = socket.create_server(('127.0.0.1', 0), backlog=256)
         self.target = '127.0.0.1:%d' % self.listener.getsockname()[1]
@@ -85,6 +87,7 @@ class Server:
             return b'HD\r\n'
         with self.lock:
             self.gets += 1
+            self.asked.update(words[1:] if words[0] == b'get' else ())
             ordinal = self.gets
         time.sleep(self.delay.get(ordinal, 0))
         if words[0] == b'mg':
@@ -267,6 +270,44 @@ class RightReplies(LoadTest):
         self.assertEqual(load.wait(DEADLINE), 1)
 
 
+class ChoiceOfKeys(LoadTest):
+    """How often each key is asked for, by one client: the choice is the seed's, and the same each time."""
+    REQUESTS = 4000
+
+    def asked(self, *args):
+        server = self.serve()
+        self.figures(server, '--fill', '--clients=1', '--depth=50', f'--requests={self.REQUESTS}', *args)
+        return server.asked
+
+    def assert_zipf(self, asked, weights):
+        """The keys in the order of their counts are those of the law, each within 5 standard deviations."""
+        counts = [n for _, n in asked.most_common()]
+        self.assertEqual(len(counts), len(weights))
+        for count, weight in zip(counts, weights):
+            share = weight / sum(weights)
+            deviation = (self.REQUESTS * share * (1 - share)) ** 0.5
+            self.assertAlmostEqual(count, self.REQUESTS * share, delta=5 * deviation)
+
+    def test_alike(self):
+        self.assert_zipf(self.asked(), [1] * 50)
+        self.assert_zipf(self.asked('--zipf=0'), [1] * 50)
+
+    def test_zipf(self):
+        for exponent, keys in ((1, 50), (0.5, 50), (2, 20), (1, 1)):
+            with self.subTest(exponent=exponent, keys=keys):
+                asked = self.asked(f'--zipf={exponent}', f'--keys={keys}')
+                self.assert_zipf(asked, [(k + 1) ** -exponent for k in range(keys)])
+
+    def test_seed_says_which_are_frequent(self):
+        first, same, other = (self.asked('--zipf=1', f'--seed={seed}') for seed in (7, 7, 8))
+        self.assertEqual(first, same)
+        self.assertNotEqual([key for key, _ in first.most_common(5)], [key for key, _ in other.most_common(5)])
+
+    def test_all_protocols(self):
+        got = self.figures(self.serve(), '--fill', '--clients=3', '--requests=60', '--zipf=1', '--protocol=meta')
+        self.assertEqual(got['requests'], 60)
+
+
 class WrongReplies(LoadTest):
     def test_value(self):
         def flip(reply):
@@ -348,7 +389,7 @@ class CommandLine(LoadTest):
     def test_refused(self):
         for args in (['--clients=x'], ['--clients=-1'], ['--op=del'], ['--keys=0'], ['--width=51'], ['--seconds=-1'],
                      ['--timeout=0'], ['--cpu=1'], ['--cpu=a=x'], ['--clients=0'], ['--op=set', '--width=2'],
-                     ['--frob'], ['another-target']):
+                     ['--zipf=x'], ['--zipf=-1'], ['--zipf=1', '--width=2'], ['--frob'], ['another-target']):
             with self.subTest(args):
                 done = self.load(self.serve(), *args)
                 self.assertEqual((done.returncode, done.stdout), (2, ''))
