@@ -682,38 +682,6 @@ static bool create_backends(struct pool_state *ps, struct cache *cache)
     return true;
 }
 
-bool cproxy_shared_setup(struct cproxy_shared *shared, const struct pool *pool)
-{
-    const struct settings *s = &pool->settings;
-    bool has_front = s->front_cache_lifespan_ms > 0 && s->front_cache_spec[0] != '\0';
-
-    memset(shared, 0, sizeof(*shared));
-    if (!keyspec_setup(&shared->optimized, s->optimize_set, ""))
-        return false;
-    if (!keyspec_setup(&shared->key_stats_spec, s->key_stats_spec, s->key_stats_unspec))
-        return false;
-    if (s->hot_key_rate > 0) {
-        shared->hotkeys = hotkeys_create(pool->num_servers, s->hot_key_rate, 0);
-        if (shared->hotkeys == NULL)
-            return false;
-    }
-    if (!s->squash && !has_front)
-        return true;
-    shared->guard = guard_create();
-    if (shared->guard != NULL && has_front)
-        shared->front = front_create(s, shared->guard, shared->hotkeys);
-    return shared->guard != NULL && (shared->front != NULL || !has_front);
-}
-
-void cproxy_shared_teardown(struct cproxy_shared *shared)
-{
-    keyspec_teardown(&shared->optimized);
-    front_destroy(shared->front);
-    guard_destroy(shared->guard);
-    hotkeys_destroy(shared->hotkeys);
-    keyspec_teardown(&shared->key_stats_spec);
-}
-
 /* What this worker counts by key. False when memory ran out. */
 static bool set_up_keys(struct pool_state *ps)
 {

@@ -77,8 +77,9 @@ struct timings {
 
 /* What a pool's workers have in common: immutable, but for what it points to. */
 struct cproxy_shared {
-    struct guard *guard;      /* NULL: no reply is kept, nor shared */
-    struct front *front;      /* NULL: none is kept */
+    struct guard *guard;      /* the process's; NULL: this pool has no server of whose replies any is kept, or shared */
+    struct front *front;      /* NULL: no reply of this pool is kept */
+    struct front **fronts;    /* of this pool and those with a server of it, for its writes; NULL at the end */
     struct keyspec optimized; /* of optimize_set */
     struct hotkeys *hotkeys;  /* NULL: none are looked for */
     struct keyspec key_stats_spec;
@@ -122,9 +123,9 @@ struct pool_state {
     struct timings *timings; /* NULL without time_stats */
 };
 
-/* For a pool, once. False when memory ran out; there is something to tear down all the same. */
-bool cproxy_shared_setup(struct cproxy_shared *shared, const struct pool *pool) MUST_CHECK;
-void cproxy_shared_teardown(struct cproxy_shared *shared);
+/* One a pool of the configuration, which must outlive it. NULL when memory ran out. */
+struct cproxy_shared *cproxy_shared_create(const struct config *config) MUST_CHECK;
+void cproxy_shared_destroy(struct cproxy_shared *all, const struct config *config); /* NULL is allowed */
 
 /*
  * A pool for a worker. All that is passed must outlive it; cache may be NULL if no server is local. NULL when memory

@@ -533,7 +533,7 @@ static bool look_near(struct request *r, uint32_t i)
     return true;
 }
 
-/* Whether so many bytes from the near cache are all that its client may be owed: they come at once, whatever the window. */
+/* Whether so many bytes from the near cache are all that its client may be owed: the window has not foreseen them. */
 static bool is_enough(const struct request *r, size_t bytes)
 {
     return bytes > 0 && client_unwritten(r) + bytes > r->pool->settings->client_buffer_max;

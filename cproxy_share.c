@@ -483,8 +483,8 @@ static void hold_key(struct request *r, const struct rkey *key)
     uint64_t hash = hash_of(r, key);
 
     guard_begin(guard_of(r), hash);
-    if (front_of(r) != NULL)
-        front_forget(front_of(r), hash, key, &r->pool->counters);
+    for (struct front **front = r->pool->shared->fronts; *front != NULL; front++)
+        front_forget(*front, hash, key, &r->pool->counters);
 }
 
 static void unhold_key(struct request *r, const struct rkey *key)
@@ -510,8 +510,8 @@ static void flush_later(const struct request *r)
     uint32_t now = util_unix_seconds(now_us);
     uint32_t at = r->exptime > 0 ? cache_exptime(r->exptime, now) : 0;
 
-    if (at > now && front_of(r) != NULL)
-        front_flush_later(front_of(r), at - now, now_us);
+    for (struct front **front = r->pool->shared->fronts; at > now && *front != NULL; front++)
+        front_flush_later(*front, at - now, now_us);
 }
 
 void share_hold(struct request *r)

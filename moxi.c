@@ -412,10 +412,9 @@ static void start_workers(struct process *p)
     uint32_t n = p->options.threads;
 
     set_serving(p);
-    p->shared = util_xcalloc(p->config->num_pools, sizeof(*p->shared));
-    for (uint32_t i = 0; i < p->config->num_pools; i++)
-        if (!cproxy_shared_setup(&p->shared[i], &p->config->pools[i]))
-            die(EX_OSERR, "out of memory for what workers share");
+    p->shared = cproxy_shared_create(p->config);
+    if (p->shared == NULL)
+        die(EX_OSERR, "out of memory for what workers share");
     p->workers = util_xcalloc(n, sizeof(struct worker *));
     for (uint32_t i = 0; i < n; i++) {
         p->workers[i] = worker_create(p->config, &hooks, &p->serving, p->cache, p->shared);
@@ -447,9 +446,7 @@ static void tear_down(struct process *p, struct work_queue *names)
     for (uint32_t i = 0; i < p->num_workers; i++)
         worker_destroy(p->workers[i]);
     free(p->workers);
-    for (uint32_t i = 0; i < p->config->num_pools; i++)
-        cproxy_shared_teardown(&p->shared[i]);
-    free(p->shared);
+    cproxy_shared_destroy(p->shared, p->config);
     cache_destroy(p->cache);
     prefix_stats_reset();
     stats_teardown();

@@ -11,7 +11,7 @@ import struct
 import time
 import unittest
 
-from moxilib import QUIET, Client, MoxiTest, await_true, has_sanitizer, ms, proxy_stats
+from moxilib import QUIET, Client, MoxiTest, await_true, free_port, has_sanitizer, ms, proxy_stats
 from moxi_mock import LONG, value
 from binarylib import DELETEQ, FLUSHQ, GAT, GET, GETK, GETQ, INCR, NOOP, SET, SETQ, TOUCH, answer, count, expire, packet, store
 
@@ -514,6 +514,25 @@ class NearCache(FrontTest):
             client.expect(get(key))
             self.served(client, server, b"get %s\r\n" % key, get(key))
             client.ask(b"get %s\r\n" % key, get(key))
+
+    def test_another_pool_with_the_server(self):
+        """A write by it is one of the same key."""
+        server = self.memcached()
+        other = free_port()
+        moxi = self.moxi(["127.0.0.1:%d;%d=127.0.0.1:%d,local" % (server.port, other, server.port)],
+                         {**KEPT, "%d.front_cache_lifespan" % other: 0}, threads=2)
+        a, b = self.client(moxi), self.client(other)
+        for i in range(20):
+            key = b"k%d" % i
+            a.ask(b"set %s 0 0 3\r\nold\r\nget %s\r\n" % (key, key), b"STORED\r\n" + get(key, b"old"))
+            a.ask(b"get %s\r\n" % key, get(key, b"old"))
+            b.ask(b"set %s 0 0 3\r\nnew\r\n" % key, b"STORED\r\n")
+            direct = self.client(server)
+            direct.send(b"get %s\r\n" % key)
+            stored = b"".join(line + b"\r\n" for line in direct.lines_to_end() + [b"END"])
+            a.ask(b"get %s\r\n" % key, stored)
+        b.ask(b"flush_all\r\n", b"OK\r\n")
+        a.ask(b"get k1\r\n", b"END\r\n")
 
     def test_the_cache_inside(self):
         moxi = self.moxi(["local"], KEPT)
