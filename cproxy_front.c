@@ -22,7 +22,7 @@
 
 enum {
     LOCKS = 64,
-    PLACES_EACH = 8, /* of presence, a key that may be kept */
+    PLACES_EACH = 16, /* of presence, a key that may be kept */
     PLACES_MIN = 1024,
     PLACES_MAX = 1 << 20,
     HAND_STEP = 64,          /* items, and places of the cache without any, that the hand looks at in one step, */
@@ -55,24 +55,17 @@ struct flush {
     uint64_t to_us;
 };
 
-struct front {
+struct front_rest {
     /* immutable */
     struct cache *cache;
     struct guard *guard;
-    const struct hotkeys *hotkeys; /* NULL: no key is hot */
-    struct keyspec spec;
-    uint64_t max;
     uint64_t item_max; /* bytes of a value */
     uint64_t lifespan_us;
     uint64_t miss_lifespan_us;
     uint64_t stale_us;
     uint64_t patience_us;
-    uint32_t place_mask;
-    uint16_t *presence; /* atomic */
-    uint32_t *lately;   /* atomic */
 
-    uint64_t num_items; /* atomic */
-    uint64_t evicted;   /* atomic */
+    uint64_t evicted; /* atomic */
     pthread_mutex_t locks[LOCKS];
 
     pthread_mutex_t hand_lock;
@@ -113,7 +106,7 @@ static void has_gone(struct front *f, uint64_t hash)
 
 static bool drop(struct front *f, uint64_t hash, const void *key, size_t nkey)
 {
-    if (!cache_drop(f->cache, key, nkey))
+    if (!cache_drop(f->rest->cache, key, nkey))
         return false;
     has_gone(f, hash);
     return true;
@@ -121,7 +114,7 @@ static bool drop(struct front *f, uint64_t hash, const void *key, size_t nkey)
 
 static uint64_t hash_of_item(const struct front *f, const struct cache_item *item)
 {
-    return keyhash_of(&f->guard->hash, cache_item_key(item), item->nkey);
+    return keyhash_of(&f->rest->guard->hash, cache_item_key(item), item->nkey);
 }
 
 static void on_evicted(void *arg, const struct cache_item *item, bool was_fetched)
@@ -130,28 +123,23 @@ static void on_evicted(void *arg, const struct cache_item *item, bool was_fetche
 
     (void)was_fetched;
     has_gone(f, hash_of_item(f, item));
-    __atomic_fetch_add(&f->evicted, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&f->rest->evicted, 1, __ATOMIC_RELAXED);
 }
 
 /* Whether nobody is to have it any more. */
 static bool is_over(const struct front *f, const struct card *card, uint64_t now_us)
 {
-    return now_us >= card->stale_us || atomic_load(&f->guard->all) != card->all;
+    return now_us >= card->stale_us || atomic_load(&f->rest->guard->all) != card->all;
 }
 
 /* --- looking --- */
-
-bool front_wants(const struct front *f, const struct rkey *key)
-{
-    return hotkeys_match(f->hotkeys, &f->spec, key->p, key->len);
-}
 
 /* Whether it is for whoever asks now to renew a value: for one at a time. */
 static bool is_sent_to_renew(const struct front *f, struct card *card, uint64_t now_us)
 {
     uint64_t last = __atomic_load_n(&card->renew_us, __ATOMIC_RELAXED);
 
-    if (last != 0 && now_us < last + f->patience_us)
+    if (last != 0 && now_us < last + f->rest->patience_us)
         return false;
     return __atomic_compare_exchange_n(&card->renew_us, &last, now_us, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
@@ -165,33 +153,6 @@ static void tell(const struct card *card, struct cache_item *item, struct front_
         .unique = card->unique, .flags = card->flags, .size = (uint32_t)hit->value_len, .is_binary = card->is_binary};
 }
 
-/* Whether a key was asked for lately; it was, from now on. */
-static bool was_asked_lately(struct front *f, uint64_t hash)
-{
-    uint32_t *place = &f->lately[hash & f->place_mask];
-    uint32_t print = (uint32_t)(hash >> 32) | 1;
-
-    if (__atomic_load_n(place, __ATOMIC_RELAXED) == print)
-        return true;
-    __atomic_store_n(place, print, __ATOMIC_RELAXED);
-    return false;
-}
-
-static bool is_full(const struct front *f)
-{
-    return __atomic_load_n(&f->num_items, __ATOMIC_RELAXED) >= f->max;
-}
-
-/* What becomes of a key that is not here. */
-static enum front_result missed(struct front *f, uint64_t hash, struct counters *n)
-{
-    counter_add(&n->front.tot_get_misses, 1);
-    if (!is_full(f) || was_asked_lately(f, hash))
-        return FRONT_ASK;
-    counter_add(&n->front.tot_add_skips, 1);
-    return FRONT_PASS;
-}
-
 enum front_result front_get(struct front *f, uint64_t hash, const struct rkey *key, unsigned needs, uint64_t now_us,
                             struct counters *n, struct front_hit *hit)
 {
@@ -199,9 +160,15 @@ enum front_result front_get(struct front *f, uint64_t hash, const struct rkey *k
     struct card *card;
 
     if (__atomic_load_n(presence_of(f, hash), __ATOMIC_ACQUIRE) != 0)
-        item = cache_get(f->cache, key->p, key->len);
-    if (item == NULL)
-        return missed(f, hash, n);
+        item = cache_get(f->rest->cache, key->p, key->len);
+    if (item == NULL && front_has_no_room(f, hash)) {
+        front_meet(f, hash, n);
+        return FRONT_PASS;
+    }
+    if (item == NULL) {
+        counter_add(&n->front.tot_get_misses, 1);
+        return FRONT_ASK;
+    }
     card = card_of(item);
     if (is_over(f, card, now_us)) {
         cache_item_release(item);
@@ -241,7 +208,8 @@ static void sweep_item(void *arg, struct cache_item *item)
     struct front *f = sweep->f;
     struct card *card = card_of(item);
 
-    if (!is_over(f, card, sweep->now_us) && (!is_full(f) || __atomic_exchange_n(&card->used, 0, __ATOMIC_RELAXED)))
+    if (!is_over(f, card, sweep->now_us) &&
+        (!front_is_full(f) || __atomic_exchange_n(&card->used, 0, __ATOMIC_RELAXED)))
         return;
     if (drop(f, hash_of_item(f, item), cache_item_key(item), item->nkey))
         counter_add(&sweep->n->front.tot_evictions, 1);
@@ -252,20 +220,20 @@ static bool make_room(struct front *f, uint64_t now_us, struct counters *n)
 {
     struct sweep sweep = {.f = f, .now_us = now_us, .n = n};
 
-    if (pthread_mutex_trylock(&f->hand_lock) != 0)
+    if (pthread_mutex_trylock(&f->rest->hand_lock) != 0)
         return false;
-    for (int i = 0; i < HAND_STEPS && is_full(f); i++)
-        if (!cache_walk(f->cache, &f->hand, HAND_STEP, sweep_item, &sweep))
-            memset(&f->hand, 0, sizeof(f->hand));
-    pthread_mutex_unlock(&f->hand_lock);
-    return !is_full(f);
+    for (int i = 0; i < HAND_STEPS && front_is_full(f); i++)
+        if (!cache_walk(f->rest->cache, &f->rest->hand, HAND_STEP, sweep_item, &sweep))
+            memset(&f->rest->hand, 0, sizeof(f->rest->hand));
+    pthread_mutex_unlock(&f->rest->hand_lock);
+    return !front_is_full(f);
 }
 
 /* Whether a key is here, over or not. */
 static bool is_here(struct front *f, uint64_t hash, const void *key, size_t nkey)
 {
     return __atomic_load_n(presence_of(f, hash), __ATOMIC_RELAXED) != 0 &&
-           cache_look(f->cache, key, nkey).state != CACHE_SIGHT_NONE;
+           cache_look(f->rest->cache, key, nkey).state != CACHE_SIGHT_NONE;
 }
 
 /* --- filling --- */
@@ -276,8 +244,8 @@ struct cache_item *front_begin_fill(struct front *f, const struct rkey *key, siz
     enum cache_result why;
     struct cache_item *item = NULL;
 
-    if (value_len <= f->item_max)
-        item = cache_item_alloc(f->cache, key->p, key->len, 0, 0, overhead(key->len) + value_len, &why);
+    if (value_len <= f->rest->item_max)
+        item = cache_item_alloc(f->rest->cache, key->p, key->len, 0, 0, overhead(key->len) + value_len, &why);
     if (item == NULL) {
         counter_add(&n->front.tot_add_fails, 1);
         return NULL;
@@ -297,21 +265,21 @@ void front_fill(struct cache_item *item, size_t at, const uint8_t *p, size_t len
  */
 static uint64_t bounded(struct front *f, uint64_t now_us, uint64_t until_us)
 {
-    if (__atomic_load_n(&f->num_flushes, __ATOMIC_ACQUIRE) == 0)
+    if (__atomic_load_n(&f->rest->num_flushes, __ATOMIC_ACQUIRE) == 0)
         return until_us;
-    pthread_mutex_lock(&f->flush_lock);
-    for (uint32_t i = 0; i < f->num_flushes; i++) {
-        if (now_us >= f->flushes[i].to_us) {
-            f->flushes[i] = f->flushes[f->num_flushes - 1];
-            __atomic_store_n(&f->num_flushes, f->num_flushes - 1, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&f->rest->flush_lock);
+    for (uint32_t i = 0; i < f->rest->num_flushes; i++) {
+        if (now_us >= f->rest->flushes[i].to_us) {
+            f->rest->flushes[i] = f->rest->flushes[f->rest->num_flushes - 1];
+            __atomic_store_n(&f->rest->num_flushes, f->rest->num_flushes - 1, __ATOMIC_RELEASE);
             i--;
-        } else if (now_us >= f->flushes[i].from_us) {
+        } else if (now_us >= f->rest->flushes[i].from_us) {
             until_us = 0;
-        } else if (until_us > f->flushes[i].from_us) {
-            until_us = f->flushes[i].from_us;
+        } else if (until_us > f->rest->flushes[i].from_us) {
+            until_us = f->rest->flushes[i].from_us;
         }
     }
-    pthread_mutex_unlock(&f->flush_lock);
+    pthread_mutex_unlock(&f->rest->flush_lock);
     return until_us;
 }
 
@@ -321,18 +289,18 @@ static uint64_t bounded(struct front *f, uint64_t now_us, uint64_t until_us)
  */
 static bool enter(struct front *f, uint64_t hash, struct cache_item *item, const struct guard_ticket *ticket)
 {
-    pthread_mutex_t *lock = &f->locks[hash % LOCKS];
+    pthread_mutex_t *lock = &f->rest->locks[hash % LOCKS];
     const struct rkey key = {.p = cache_item_key(item), .len = item->nkey};
     bool is_good;
 
     pthread_mutex_lock(lock);
     __atomic_fetch_add(presence_of(f, hash), 1, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&f->num_items, 1, __ATOMIC_RELAXED);
-    is_good = guard_is_good(f->guard, hash, ticket);
+    is_good = guard_is_good(f->rest->guard, hash, ticket);
     if (is_good)
         drop(f, hash, key.p, key.len);
     if (is_good && __atomic_load_n(&f->num_items, __ATOMIC_RELAXED) <= f->max) {
-        is_good = cache_store(f->cache, item, CACHE_ADD, NULL) == CACHE_STORED;
+        is_good = cache_store(f->rest->cache, item, CACHE_ADD, NULL) == CACHE_STORED;
     } else {
         is_good = false;
         cache_item_release(item);
@@ -361,7 +329,7 @@ static void keep(struct front *f, uint64_t hash, struct cache_item *item, const 
     uint64_t bytes = item->nvalue;
 
     /* What is here already, to be renewed, needs no room. */
-    if (is_full(f) && !is_here(f, hash, cache_item_key(item), item->nkey) && !make_room(f, now_us, n)) {
+    if (front_is_full(f) && !is_here(f, hash, cache_item_key(item), item->nkey) && !make_room(f, now_us, n)) {
         cache_item_release(item);
         counter_add(&n->front.tot_add_skips, 1);
     } else if (enter(f, hash, item, ticket)) {
@@ -375,7 +343,7 @@ static void keep(struct front *f, uint64_t hash, struct cache_item *item, const 
 void front_end_fill(struct front *f, uint64_t hash, struct cache_item *item, const struct guard_ticket *ticket,
                     uint64_t now_us, struct counters *n)
 {
-    if (begin_life(f, card_of(item), ticket, f->lifespan_us, f->stale_us, now_us))
+    if (begin_life(f, card_of(item), ticket, f->rest->lifespan_us, f->rest->stale_us, now_us))
         keep(f, hash, item, ticket, now_us, n);
     else
         cache_item_release(item);
@@ -387,7 +355,7 @@ void front_fill_miss(struct front *f, uint64_t hash, const struct rkey *key, con
     static const struct facts none;
     struct cache_item *item = NULL;
 
-    if (f->miss_lifespan_us > 0)
+    if (f->rest->miss_lifespan_us > 0)
         item = front_begin_fill(f, key, 0, &none, 0, n);
     if (item == NULL) {
         /* There may be an older word, which was to be renewed. */
@@ -395,7 +363,7 @@ void front_fill_miss(struct front *f, uint64_t hash, const struct rkey *key, con
         return;
     }
     card_of(item)->is_miss = 1;
-    if (begin_life(f, card_of(item), ticket, f->miss_lifespan_us, 0, now_us))
+    if (begin_life(f, card_of(item), ticket, f->rest->miss_lifespan_us, 0, now_us))
         keep(f, hash, item, ticket, now_us, n);
     else
         cache_item_release(item);
@@ -405,7 +373,7 @@ void front_fill_miss(struct front *f, uint64_t hash, const struct rkey *key, con
 
 void front_forget(struct front *f, uint64_t hash, const struct rkey *key, struct counters *n)
 {
-    pthread_mutex_t *lock = &f->locks[hash % LOCKS];
+    pthread_mutex_t *lock = &f->rest->locks[hash % LOCKS];
 
     if (__atomic_load_n(presence_of(f, hash), __ATOMIC_SEQ_CST) == 0)
         return;
@@ -426,34 +394,35 @@ static uint64_t gap(const struct flush *a, const struct flush *b)
 /* Makes one of two that meet, or, if there are too many, of the two that are nearest to each other. */
 static void join_flushes(struct front *f)
 {
-    uint32_t n = f->num_flushes, one = 0, other = 1;
+    uint32_t n = f->rest->num_flushes, one = 0, other = 1;
 
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t j = i + 1; j < n; j++)
-            if (gap(&f->flushes[i], &f->flushes[j]) < gap(&f->flushes[one], &f->flushes[other])) {
+            if (gap(&f->rest->flushes[i], &f->rest->flushes[j]) <
+                gap(&f->rest->flushes[one], &f->rest->flushes[other])) {
                 one = i;
                 other = j;
             }
-    if (n < 2 || (n <= FLUSHES && gap(&f->flushes[one], &f->flushes[other]) > 0))
+    if (n < 2 || (n <= FLUSHES && gap(&f->rest->flushes[one], &f->rest->flushes[other]) > 0))
         return;
-    if (f->flushes[other].from_us < f->flushes[one].from_us)
-        f->flushes[one].from_us = f->flushes[other].from_us;
-    if (f->flushes[other].to_us > f->flushes[one].to_us)
-        f->flushes[one].to_us = f->flushes[other].to_us;
-    f->flushes[other] = f->flushes[n - 1];
-    __atomic_store_n(&f->num_flushes, n - 1, __ATOMIC_RELEASE);
+    if (f->rest->flushes[other].from_us < f->rest->flushes[one].from_us)
+        f->rest->flushes[one].from_us = f->rest->flushes[other].from_us;
+    if (f->rest->flushes[other].to_us > f->rest->flushes[one].to_us)
+        f->rest->flushes[one].to_us = f->rest->flushes[other].to_us;
+    f->rest->flushes[other] = f->rest->flushes[n - 1];
+    __atomic_store_n(&f->rest->num_flushes, n - 1, __ATOMIC_RELEASE);
 }
 
 void front_flush_later(struct front *f, uint32_t delay_s, uint64_t now_us)
 {
     uint64_t at = now_us + (uint64_t)delay_s * 1000000;
 
-    pthread_mutex_lock(&f->flush_lock);
-    f->flushes[f->num_flushes] = (struct flush){.from_us = at > now_us + FLUSH_ABOUT_US ? at - FLUSH_ABOUT_US : now_us,
-                                                .to_us = at + FLUSH_ABOUT_US};
-    __atomic_store_n(&f->num_flushes, f->num_flushes + 1, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&f->rest->flush_lock);
+    f->rest->flushes[f->rest->num_flushes] = (struct flush){
+        .from_us = at > now_us + FLUSH_ABOUT_US ? at - FLUSH_ABOUT_US : now_us, .to_us = at + FLUSH_ABOUT_US};
+    __atomic_store_n(&f->rest->num_flushes, f->rest->num_flushes + 1, __ATOMIC_RELEASE);
     join_flushes(f);
-    pthread_mutex_unlock(&f->flush_lock);
+    pthread_mutex_unlock(&f->rest->flush_lock);
 }
 
 /* --- life --- */
@@ -467,10 +436,22 @@ static uint32_t num_places(uint64_t max)
     return n;
 }
 
-struct front *front_create(const struct settings *settings, struct guard *guard, const struct hotkeys *hotkeys)
+static void free_rest(struct front_rest *rest)
 {
-    uint32_t places = num_places(settings->front_cache_max);
-    struct front *f = calloc(1, sizeof(*f));
+    if (rest == NULL)
+        return;
+    cache_destroy(rest->cache);
+    pthread_mutex_destroy(&rest->flush_lock);
+    pthread_mutex_destroy(&rest->hand_lock);
+    for (size_t i = 0; i < LOCKS; i++)
+        pthread_mutex_destroy(&rest->locks[i]);
+    free(rest);
+}
+
+static struct front_rest *make_rest(struct front *f, const struct settings *settings, struct guard *guard)
+{
+    struct front_rest *rest = calloc(1, sizeof(*rest));
+    uint32_t patience_ms = settings->downstream_timeout_ms > 0 ? settings->downstream_timeout_ms : PATIENCE_MS;
     struct cache_options options = {
         .limit = settings->front_cache_bytes,
         .item_max = CACHE_ITEM_MAX_LIMIT,
@@ -479,26 +460,39 @@ struct front *front_create(const struct settings *settings, struct guard *guard,
         .evicted_arg = f,
     };
 
+    if (rest == NULL)
+        return NULL;
+    rest->guard = guard;
+    rest->item_max = settings->front_cache_bytes / VALUE_PART;
+    rest->lifespan_us = (uint64_t)settings->front_cache_lifespan_ms * 1000;
+    rest->miss_lifespan_us = (uint64_t)settings->front_cache_miss_lifespan_ms * 1000;
+    rest->stale_us = (uint64_t)settings->front_cache_stale_ms * 1000;
+    rest->patience_us = (uint64_t)patience_ms * 1000;
+    for (size_t i = 0; i < LOCKS; i++)
+        pthread_mutex_init(&rest->locks[i], NULL);
+    pthread_mutex_init(&rest->hand_lock, NULL);
+    pthread_mutex_init(&rest->flush_lock, NULL);
+    rest->cache = cache_create(&options);
+    if (rest->cache != NULL)
+        return rest;
+    free_rest(rest);
+    return NULL;
+}
+
+struct front *front_create(const struct settings *settings, struct guard *guard, const struct hotkeys *hotkeys)
+{
+    uint32_t places = num_places(settings->front_cache_max);
+    struct front *f = calloc(1, sizeof(*f));
+
     if (f == NULL)
         return NULL;
-    f->guard = guard;
     f->hotkeys = hotkeys;
     f->max = settings->front_cache_max;
-    f->item_max = settings->front_cache_bytes / VALUE_PART;
-    f->lifespan_us = (uint64_t)settings->front_cache_lifespan_ms * 1000;
-    f->miss_lifespan_us = (uint64_t)settings->front_cache_miss_lifespan_ms * 1000;
-    f->stale_us = (uint64_t)settings->front_cache_stale_ms * 1000;
-    f->patience_us =
-        (uint64_t)(settings->downstream_timeout_ms > 0 ? settings->downstream_timeout_ms : PATIENCE_MS) * 1000;
     f->place_mask = places - 1;
-    for (size_t i = 0; i < LOCKS; i++)
-        pthread_mutex_init(&f->locks[i], NULL);
-    pthread_mutex_init(&f->hand_lock, NULL);
-    pthread_mutex_init(&f->flush_lock, NULL);
     f->presence = calloc(places, sizeof(*f->presence));
     f->lately = calloc(places, sizeof(*f->lately));
-    f->cache = cache_create(&options);
-    if (f->presence != NULL && f->lately != NULL && f->cache != NULL &&
+    f->rest = make_rest(f, settings, guard);
+    if (f->presence != NULL && f->lately != NULL && f->rest != NULL &&
         keyspec_setup(&f->spec, settings->front_cache_spec, settings->front_cache_unspec))
         return f;
     front_destroy(f);
@@ -510,13 +504,9 @@ void front_destroy(struct front *f)
     if (f == NULL)
         return;
     keyspec_teardown(&f->spec);
-    cache_destroy(f->cache);
+    free_rest(f->rest);
     free(f->lately);
     free(f->presence);
-    pthread_mutex_destroy(&f->flush_lock);
-    pthread_mutex_destroy(&f->hand_lock);
-    for (size_t i = 0; i < LOCKS; i++)
-        pthread_mutex_destroy(&f->locks[i]);
     free(f);
 }
 
@@ -524,8 +514,8 @@ struct front_sums front_sums(struct front *f)
 {
     struct cache_stats stats;
 
-    cache_stats(f->cache, &stats);
+    cache_stats(f->rest->cache, &stats);
     return (struct front_sums){.items = __atomic_load_n(&f->num_items, __ATOMIC_RELAXED),
                                .bytes = stats.all.mem_requested,
-                               .evicted = __atomic_load_n(&f->evicted, __ATOMIC_RELAXED)};
+                               .evicted = __atomic_load_n(&f->rest->evicted, __ATOMIC_RELAXED)};
 }

@@ -37,15 +37,63 @@ enum {
     FRONT_KEY = 1 << 2,    /* how its key was given: facts.is_binary */
 };
 
-struct front;
+struct front_rest;
+
+/* What is looked at for every key that is asked for. In presence and lately each place of the hash has a number. */
+struct front {
+    struct keyspec spec;
+    const struct hotkeys *hotkeys; /* NULL: no key is hot */
+    uint32_t place_mask;
+    uint16_t *presence; /* atomic: keys that are here, or being entered */
+    uint32_t *lately;   /* atomic: a print of the key that was last asked for and not kept */
+    uint64_t max;
+    uint64_t num_items; /* atomic */
+    struct front_rest *rest;
+};
 
 /* Guard and hotkeys must outlive it; hotkeys may be NULL: no key is hot. NULL when memory ran out. */
 struct front *front_create(const struct settings *settings, struct guard *guard,
                            const struct hotkeys *hotkeys) MUST_CHECK;
 void front_destroy(struct front *f); /* NULL is allowed */
 
-/* Whether a key may be kept at all, and given to others: what is hot, only while it is. */
-bool front_wants(const struct front *f, const struct rkey *key);
+/* Whether a key may be kept at all: as the spec says, or because it is hot, where the spec has @hot. */
+static inline bool front_wants(const struct front *f, const struct rkey *key)
+{
+    return hotkeys_match(f->hotkeys, &f->spec, key->p, key->len);
+}
+
+static inline uint32_t front_print(uint64_t hash)
+{
+    return (uint32_t)(hash >> 32) | 1;
+}
+
+static inline bool front_is_full(const struct front *f)
+{
+    return __atomic_load_n(&f->num_items, __ATOMIC_RELAXED) >= f->max;
+}
+
+/* Whether there is no room for one that is not here, and was not asked for lately. */
+static inline bool front_has_no_room(const struct front *f, uint64_t hash)
+{
+    return front_is_full(f) && __atomic_load_n(&f->lately[hash & f->place_mask], __ATOMIC_RELAXED) != front_print(hash);
+}
+
+/*
+ * Whether a key is not here, and what a server says of it will not be kept, as there is no room and it was not asked for
+ * lately: most keys, where there are more of them than there may be here.
+ */
+static inline bool front_is_stranger(const struct front *f, uint64_t hash)
+{
+    return __atomic_load_n(&f->presence[hash & f->place_mask], __ATOMIC_RELAXED) == 0 && front_has_no_room(f, hash);
+}
+
+/* A stranger has been asked for, and is none if it is again soon. n: the worker's counters. */
+static inline void front_meet(struct front *f, uint64_t hash, struct counters *n)
+{
+    __atomic_store_n(&f->lately[hash & f->place_mask], front_print(hash), __ATOMIC_RELAXED);
+    counter_add(&n->front.tot_get_misses, 1);
+    counter_add(&n->front.tot_add_skips, 1);
+}
 
 struct front_hit {
     struct cache_item *item; /* with a reference, the caller's now */
@@ -56,12 +104,12 @@ struct front_hit {
 
 enum front_result {
     FRONT_ASK,  /* nothing is known: ask a server, and draw a ticket first */
-    FRONT_PASS, /* likewise, but there is no room for what it says: no ticket, no fill */
+    FRONT_PASS, /* it is a stranger after all */
     FRONT_HIT,  /* it is in *hit */
     FRONT_MISS, /* servers have no such key */
 };
 
-/* Looks for a key. hash: of the key, by the guard's hash; needs: what must be known of it; n: the worker's counters. */
+/* Looks for a key that seems to be no stranger. hash: of the key, by the guard's hash; needs: what must be known of it; n: the worker's counters. */
 enum front_result front_get(struct front *f, uint64_t hash, const struct rkey *key, unsigned needs, uint64_t now_us,
                             struct counters *n, struct front_hit *hit) MUST_CHECK;
 

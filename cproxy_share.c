@@ -281,6 +281,10 @@ enum front_result share_look(const struct request *r, const struct rkey *key, st
     if (!front_wants(front_of(r), key))
         return FRONT_ASK;
     hash = hash_of(r, key);
+    if (front_is_stranger(front_of(r), hash)) {
+        front_meet(front_of(r), hash, &ps->counters);
+        return FRONT_ASK;
+    }
     result = front_get(front_of(r), hash, key, needs_of(r), ps->loop->now_us, &ps->counters, hit);
     if (result == FRONT_ASK)
         *ticket = guard_ask(guard_of(r), hash);
@@ -553,40 +557,71 @@ void share_left(struct request *r)
 
 /* --- admission --- */
 
-/* A retrieval of several keys looks for each when it asks. */
-static bool wants_any(const struct request *r)
-{
-    for (uint32_t i = 0; i < r->num_keys; i++)
-        if (front_wants(front_of(r), &r->keys[i]))
-            return true;
-    return false;
-}
-
 /* A plain read of one key. */
 static bool admit_read(struct request *r)
 {
-    bool is_wanted = front_of(r) != NULL && front_wants(front_of(r), &r->keys[0]);
+    struct front *front = front_of(r);
     bool squashes = r->pool->settings->squash;
 
     r->fills = false;
-    if (!is_wanted && !squashes)
-        return false;
-    r->hash = hash_of(r, &r->keys[0]);
-    if ((is_wanted && answer(r)) || (squashes && follow(r)))
+    if (front != NULL && front_wants(front, &r->keys[0])) {
+        r->hash = hash_of(r, &r->keys[0]);
+        if (LIKELY(front_is_stranger(front, r->hash)))
+            front_meet(front, r->hash, &r->pool->counters);
+        else if (answer(r))
+            return true;
+    } else if (squashes) {
+        r->hash = hash_of(r, &r->keys[0]);
+    }
+    if (squashes && follow(r))
         return true;
+    if (!r->fills && !squashes)
+        return false;
     r->ticket = guard_ask(guard_of(r), r->hash);
     /* While the key is being written, the reply is for nobody else. */
-    if (!guard_is_good(guard_of(r), r->hash, &r->ticket))
-        r->fills = false;
-    else
+    if (guard_is_good(guard_of(r), r->hash, &r->ticket)) {
         r->leads = squashes && tells_all(r);
-    if (r->fills || r->leads)
         r->left = share_left;
+    } else {
+        r->fills = false;
+    }
+    return false;
+}
+
+/*
+ * Whether a retrieval of several keys has one that the near cache may have, or may want to: then each is looked for when
+ * it is to be asked for.
+ */
+static bool wants_any(struct request *r)
+{
+    enum { NOTED = 64 };
+    struct front *front = front_of(r);
+    uint64_t hashes[NOTED], hash;
+    bool wanted[NOTED];
+
+    for (uint32_t i = 0; i < r->num_keys; i++) {
+        bool is_wanted = front_wants(front, &r->keys[i]);
+
+        hash = is_wanted ? hash_of(r, &r->keys[i]) : 0;
+        if (is_wanted && !front_is_stranger(front, hash))
+            return true;
+        if (i < NOTED) {
+            wanted[i] = is_wanted;
+            hashes[i] = hash;
+        }
+    }
+    for (uint32_t i = 0; i < r->num_keys; i++) {
+        if (i < NOTED ? !wanted[i] : !front_wants(front, &r->keys[i]))
+            continue;
+        front_meet(front, i < NOTED ? hashes[i] : hash_of(r, &r->keys[i]), &r->pool->counters);
+    }
     return false;
 }
 
 bool share_admit(struct request *r)
 {
+    if (LIKELY(r->op == OP_GET && r->num_keys == 1))
+        return admit_read(r);
     if (r->op == OP_FLUSH_ALL) {
         share_hold(r);
     } else if (op_flags((enum opcode)r->op) & OPF_KEY) {

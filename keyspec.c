@@ -19,7 +19,7 @@ static void add(struct keyspec_list *list, const uint8_t *p, size_t len)
     if (len > 0)
         list->first[p[0] >> 6] |= UINT64_C(1) << (p[0] & 63);
     else
-        memset(list->first, 0xff, sizeof(list->first));
+        list->all = true;
 }
 
 static size_t count_parts(const char *text)

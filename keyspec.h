@@ -21,6 +21,7 @@ struct keyspec_prefix {
 /* The prefixes of a spec or an unspec. Most keys begin with a byte that none of them does. */
 struct keyspec_list {
     uint64_t first[4]; /* a bit for each byte that one begins with */
+    bool all;          /* one of them is that of every key */
     struct keyspec_prefix *prefixes;
     uint32_t n;
 };
@@ -52,8 +53,9 @@ static inline bool keyspec_excludes(const struct keyspec *s, const uint8_t *key,
 
 static inline bool keyspec_match(const struct keyspec *s, const uint8_t *key, size_t len)
 {
-    return keyspec_list_may_have(&s->spec, key, len) && keyspec_list_has(&s->spec, key, len) &&
-           !keyspec_excludes(s, key, len);
+    if (!s->spec.all && !(keyspec_list_may_have(&s->spec, key, len) && keyspec_list_has(&s->spec, key, len)))
+        return false;
+    return !keyspec_excludes(s, key, len);
 }
 
 #endif

@@ -117,7 +117,11 @@ static bool has(const char *text, const char *value, uint64_t now)
 /* A client asks: from here, or a server. */
 static void visit(const char *text, uint64_t now)
 {
-    if (look(text, 0, now) == FRONT_ASK)
+    struct rkey key = key_of(text);
+
+    if (front_is_stranger(front, hash_of(&key)))
+        front_meet(front, hash_of(&key), &counters);
+    else if (look(text, 0, now) == FRONT_ASK)
         fill(text, "value", now);
 }
 
@@ -343,6 +347,10 @@ static void read_key(const char *text, unsigned k, struct counters *n)
     struct cache_item *item;
     struct front_hit hit;
 
+    if (front_is_stranger(front, hash_of(&key))) {
+        front_meet(front, hash_of(&key), n);
+        return;
+    }
     switch (front_get(front, hash_of(&key), &key, 0, START, n, &hit)) {
     case FRONT_HIT:
         memcpy(&value, hit.value, sizeof(value));
