@@ -253,6 +253,7 @@ static bool is_for_twin(const struct request *r)
 
 static void push_unsent(struct dconn *dc, struct request *r)
 {
+    dc->d->loop->asked_ms = dc->d->loop->active_ms;
     request_queue_push(&dc->unsent, r);
     dc->unsent_bytes += request_weight(r);
     dconn_arm(dc, r->deadline_us);

@@ -57,6 +57,7 @@ struct loop {
     uint32_t active_before;  /* that did in the one before */
     size_t done_mark;        /* requests that had ended when it began */
     size_t done_before;      /* that ended in the one before */
+    uint32_t asked_ms;       /* active_ms when a server was last asked for something */
 };
 
 void loop_tell_time(struct loop *loop); /* for loop_enter only */

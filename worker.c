@@ -8,7 +8,8 @@
  * wait for their reply before they ask again, nothing would arrive meanwhile. So it depends on the load (loop_load):
  * how many clients have asked within the last millisecond, which tells these cases apart. Requests in flight do not:
  * when the loop looks at them, most of a busy moxi's have just been answered; but so many that only pipelines can bring
- * them about are a load as well. The more there is, the longer the pause may be before anyone is the later for it.
+ * them about are a load as well. The more there is, the longer the pause may be before anyone is the later for it. What is
+ * answered from the cache inside, or the near cache, wakes no server: there is no pause while none is asked.
  */
 #include "worker.h"
 
@@ -24,6 +25,7 @@
 
 enum {
     TICK_SECONDS = 1,
+    QUIET_MS = 2,          /* after which without a request to a server there is no pause */
     PACE_TIMES_MAX = 4,    /* a pause is this many times pace_us, when the load is twice pace_min */
     KEYS_KEEP = 16 * 1024, /* a list of keys that has grown larger is given back */
 };
@@ -78,7 +80,7 @@ static void pace(const struct worker *w)
     uint32_t load = loop_load(&w->loop), times;
     struct timespec pause = {0};
 
-    if (s->pace_us == 0 || load < s->pace_min)
+    if (s->pace_us == 0 || load < s->pace_min || w->loop.active_ms - w->loop.asked_ms > QUIET_MS)
         return;
     times = load >= 2 * s->pace_min ? PACE_TIMES_MAX : PACE_TIMES_MAX * load / (2 * s->pace_min);
     pause.tv_nsec = (long)s->pace_us * times * 1000;
