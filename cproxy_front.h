@@ -79,8 +79,8 @@ static inline bool front_has_no_room(const struct front *f, uint64_t hash)
 }
 
 /*
- * Whether a key is not here, and what a server says of it will not be kept, as there is no room and it was not asked for
- * lately: most keys, where there are more of them than there may be here.
+ * Whether a key is not here, and what a server says of it will not be kept, as there is no room and nobody has asked
+ * for it lately: most keys, where there are more of them than there may be here.
  */
 static inline bool front_is_stranger(const struct front *f, uint64_t hash)
 {
@@ -109,7 +109,10 @@ enum front_result {
     FRONT_MISS, /* servers have no such key */
 };
 
-/* Looks for a key that seems to be no stranger. hash: of the key, by the guard's hash; needs: what must be known of it; n: the worker's counters. */
+/*
+ * Looks for a key that seems to be no stranger. hash: of the key, by the guard's hash; needs: what must be known of it;
+ * n: the worker's counters.
+ */
 enum front_result front_get(struct front *f, uint64_t hash, const struct rkey *key, unsigned needs, uint64_t now_us,
                             struct counters *n, struct front_hit *hit) MUST_CHECK;
 

@@ -589,8 +589,8 @@ static bool admit_read(struct request *r)
 }
 
 /*
- * Whether a retrieval of several keys has one that the near cache may have, or may want to: then each is looked for when
- * it is to be asked for.
+ * Whether a retrieval of several keys has one that the near cache may have, or may want to: then each is looked for
+ * when it is to be asked for.
  */
 static bool wants_any(struct request *r)
 {

@@ -2,9 +2,10 @@
 /*
  * cproxy_shared - what the workers have in common, made once: see struct cproxy_shared.
  *
- * Whatever keeps or shares replies has to be told of all writes of its keys, of those too that come by another pool with
- * the same server. So there is one guard in the process, for every pool that has such a server, and a write takes its key
- * out of the near caches of all of these pools. Servers are the same if they are spelled alike, or both are local.
+ * Whatever keeps or shares replies has to be told of all writes of its keys, of those too that come by another pool
+ * with the same server. So there is one guard in the process, for every pool that has such a server, and a write takes
+ * its key out of the near caches of all of these pools. Servers are the same if they are spelled alike, or both are
+ * local.
  */
 #include <stdlib.h>
 #include <string.h>

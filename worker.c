@@ -8,8 +8,8 @@
  * wait for their reply before they ask again, nothing would arrive meanwhile. So it depends on the load (loop_load):
  * how many clients have asked within the last millisecond, which tells these cases apart. Requests in flight do not:
  * when the loop looks at them, most of a busy moxi's have just been answered; but so many that only pipelines can bring
- * them about are a load as well. The more there is, the longer the pause may be before anyone is the later for it. What is
- * answered from the cache inside, or the near cache, wakes no server: there is no pause while none is asked.
+ * them about are a load as well. The more there is, the longer the pause may be before anyone is the later for it. What
+ * is answered from the cache inside, or the near cache, wakes no server: there is no pause while none is asked.
  */
 #include "worker.h"
 
