@@ -394,8 +394,7 @@ static void share_hit(struct request *r, const struct hit *hit, struct chunk *ch
         share_fill(r, value, hit->value_len);
         share_end_fill(r);
     }
-    FOR_EACH_FOLLOWER(other, r)
-    {
+    FOR_EACH_FOLLOWER (other, r) {
         if (other->op == OP_GET && r->op == OP_GET) {
             other->ops->hit(other, hit, chunk, p, n);
             continue;
@@ -413,8 +412,8 @@ static void share_begin(struct request *r, const struct hit *hit)
     bool won = hit->facts.won && r->owner == NULL;
 
     begin_keeping(r, hit);
-    FOR_EACH_FOLLOWER(other, r)
-    begin_follower(other, hit, &won);
+    FOR_EACH_FOLLOWER (other, r)
+        begin_follower(other, hit, &won);
     if (r->owner != NULL)
         cproxy_relay_ops.begin(r, hit);
 }
@@ -423,8 +422,8 @@ static void share_data(struct request *r, struct chunk *chunk, uint8_t *p, size_
 {
     if (r->filling != NULL)
         share_fill(r, p, n);
-    FOR_EACH_FOLLOWER(other, r)
-    other->ops->data(other, chunk, p, n);
+    FOR_EACH_FOLLOWER (other, r)
+        other->ops->data(other, chunk, p, n);
     if (r->owner != NULL)
         cproxy_relay_ops.data(r, chunk, p, n);
 }
@@ -433,8 +432,8 @@ static void share_end(struct request *r)
 {
     if (r->filling != NULL)
         share_end_fill(r);
-    FOR_EACH_FOLLOWER(other, r)
-    other->ops->end(other);
+    FOR_EACH_FOLLOWER (other, r)
+        other->ops->end(other);
     if (r->owner != NULL)
         cproxy_relay_ops.end(r);
 }
