@@ -346,21 +346,32 @@ static void send_orphan(struct request *r, uint32_t server)
         downstream_enqueue(d, r->conn, r);
 }
 
+/* A request that does what r says, and that nobody waits for; without key or value. NULL when memory ran out. */
+static struct request *make_orphan(const struct request *r)
+{
+    struct request *orphan = request_alloc(&r->pool->loop->requests);
+
+    if (orphan == NULL)
+        return NULL;
+    orphan->pool = r->pool;
+    orphan->codec = r->codec;
+    orphan->op = r->op;
+    orphan->flags = r->flags;
+    orphan->exptime = r->exptime;
+    orphan->has_exptime = r->has_exptime;
+    orphan->deadline_us = r->deadline_us;
+    orphan->answered = true;
+    orphan->orphan = true;
+    return orphan;
+}
+
 /* One server's share of a flush_all that nobody waits for any more. Without memory for it, it is lost. */
 static void flush_orphan(const struct request *r, uint32_t server)
 {
-    struct request *share = request_alloc(&r->pool->loop->requests);
+    struct request *share = make_orphan(r);
 
     if (share == NULL)
         return;
-    share->pool = r->pool;
-    share->codec = r->codec;
-    share->op = r->op;
-    share->exptime = r->exptime;
-    share->has_exptime = r->has_exptime;
-    share->deadline_us = r->deadline_us;
-    share->answered = true;
-    share->orphan = true;
     if (r->hold != HOLD_NONE)
         share_hold(share);
     send_orphan(share, server);
@@ -374,7 +385,7 @@ static bool answer_early(struct request *r)
 {
     static const struct outcome stored = {.result = RESULT_STORED};
     struct pool_state *ps = r->pool;
-    struct request *share;
+    struct request *orphan;
     struct downstream *d;
 
     /* What waits for a slot was asked before it. */
@@ -382,22 +393,14 @@ static bool answer_early(struct request *r)
         return false;
     r->server = cproxy_route(ps, &r->key);
     d = ps->downstreams[r->server];
-    share = d != NULL ? request_alloc(&ps->loop->requests) : NULL;
-    if (share == NULL)
+    orphan = d != NULL ? make_orphan(r) : NULL;
+    if (orphan == NULL)
         return false;
-    share->pool = ps;
-    share->codec = r->codec;
-    share->op = r->op;
-    share->flags = r->flags;
-    share->exptime = r->exptime;
-    share->deadline_us = r->deadline_us;
-    share->answered = true;
-    share->orphan = true;
-    request_move_value(share, r);
+    request_move_value(orphan, r);
     if (r->hold != HOLD_NONE)
-        share_hold(share);
+        share_hold(orphan);
     counter_add(&ps->counters.tot_optimized_sets, 1);
-    downstream_enqueue(d, client_pin(r, d), share);
+    downstream_enqueue(d, client_pin(r, d), orphan);
     client_finish(r, &stored);
     return true;
 }

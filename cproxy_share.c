@@ -94,24 +94,26 @@ static bool is_plain_read(const struct request *r)
     return r->op == OP_GET || (r->op == OP_GETS && r->codec == &codec_binary);
 }
 
-/* What the reply to a plain read has to tell, besides value and flags: see cproxy_front.h. */
-static unsigned needs_of(const struct request *r)
+/* What a plain read is about besides value and flags, see cproxy_front.h; of a meta command's key, with these flags. */
+static unsigned facts_of(const struct request *r, const char *key_flags)
 {
     if (r->op == OP_GETS)
         return FRONT_UNIQUE;
     if (r->op != OP_META_GET)
         return 0;
-    return FRONT_STATE | (has_flag(r, "kb") ? FRONT_KEY : 0);
+    return FRONT_STATE | (has_flag(r, key_flags) ? FRONT_KEY : 0);
 }
 
-/* And what it tells. */
+/* What its reply has to tell, */
+static unsigned needs_of(const struct request *r)
+{
+    return facts_of(r, "kb");
+}
+
+/* and what it tells. */
 static unsigned knows_of(const struct request *r)
 {
-    if (r->op == OP_GETS)
-        return FRONT_UNIQUE;
-    if (r->op != OP_META_GET)
-        return 0;
-    return FRONT_STATE | (has_flag(r, "k") ? FRONT_KEY : 0);
+    return facts_of(r, "k");
 }
 
 static bool wants_value(const struct request *r)

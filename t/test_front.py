@@ -252,6 +252,15 @@ class NearCache(FrontTest):
         b.expect(b"STORED\r\n" + get(b"k", b"new"))
         self.served(a, server, b"get k\r\n", get(b"k", b"new"))
 
+    def kept_when_it_is_known(self, moxi, client, server, writes):
+        """Of a key whose write nobody waits for, nothing is kept until its server has answered."""
+        self.served(client, server, b"get k\r\n", get())
+        self.served(client, server, b"get k\r\n", get())
+        writes.send(b"STORED\r\n")
+        await_true(lambda: self.proxied(moxi, "tot_downstream_swallowed") == 1, "the reply is dropped")
+        self.served(client, server, b"get k\r\n", get(b"k", b"new"))
+        client.ask(b"get k\r\n", get(b"k", b"new"))
+
     def test_write_that_times_out(self):
         """Nobody knows when it is carried out: until the server says so, nothing is kept."""
         mock, moxi, a, b = self.one({"downstream_timeout": ms(200)}, threads=2)
@@ -259,12 +268,7 @@ class NearCache(FrontTest):
         b.send(b"set k 0 0 3\r\nnew\r\n")
         writes = mock.accept_expect(b"set k 0 0 3\r\nnew\r\n")
         b.expect(b"SERVER_ERROR proxy downstream timeout %s\r\n" % mock.host)
-        self.served(a, server, b"get k\r\n", get())
-        self.served(a, server, b"get k\r\n", get())
-        writes.send(b"STORED\r\n")
-        await_true(lambda: self.proxied(moxi, "tot_downstream_swallowed") == 1, "the reply is dropped")
-        self.served(a, server, b"get k\r\n", get(b"k", b"new"))
-        a.ask(b"get k\r\n", get(b"k", b"new"))
+        self.kept_when_it_is_known(moxi, a, server, writes)
 
     def test_client_gone_with_its_write(self):
         mock, moxi, a, b = self.one(threads=2)
@@ -273,12 +277,7 @@ class NearCache(FrontTest):
         writes = mock.accept_expect(b"set k 0 0 3\r\nnew\r\n")
         b.reset()
         await_true(lambda: self.proxied(moxi, "num_upstream") == 2, "moxi sees it go")
-        self.served(a, server, b"get k\r\n", get())
-        self.served(a, server, b"get k\r\n", get())
-        writes.send(b"STORED\r\n")
-        await_true(lambda: self.proxied(moxi, "tot_downstream_swallowed") == 1, "the reply is dropped")
-        self.served(a, server, b"get k\r\n", get(b"k", b"new"))
-        a.ask(b"get k\r\n", get(b"k", b"new"))
+        self.kept_when_it_is_known(moxi, a, server, writes)
 
     def test_multiget(self):
         mock, moxi, a, b = self.one()
