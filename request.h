@@ -299,7 +299,7 @@ struct request {
     bool leads;      /* others may follow it */
     uint8_t tries;   /* how often it was sent again */
     uint32_t server; /* index of its server in the pool */
-    uint32_t conn;   /* orphan, waiting: the connection that it takes, behind its client's earlier requests */
+    uint32_t conn;   /* sent: the connection that it took; orphan, waiting: that it takes, behind earlier ones */
     uint32_t flags;
     int64_t exptime;  /* seconds, as the client wrote them; delay of flush_all; level of verbosity */
     uint64_t number;  /* cas unique, or delta */
