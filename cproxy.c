@@ -185,7 +185,7 @@ static void relay_raw(struct request *r, const uint8_t *p, size_t n)
 
 static size_t relay_unwritten(const struct request *r)
 {
-    return client_is_next(r) ? client_unwritten(r) : SIZE_MAX;
+    return client_is_turn(r) ? client_unwritten(r) : SIZE_MAX;
 }
 
 static void relay_done(struct request *r, const struct outcome *outcome)
@@ -295,7 +295,7 @@ static void start(struct request *r)
         multiget_ask(r);
         return;
     }
-    if (op_flags((enum opcode)r->op) & OPF_EVERYONE && ps->pool->num_servers > 1) {
+    if (cproxy_is_barrier(r)) {
         broadcast_admit(r);
         return;
     }
@@ -661,7 +661,24 @@ void cproxy_admit(struct request *r)
         return;
     if (r->op == OP_SET && answer_early(r))
         return;
+    r->delayed = cproxy_is_barrier(r) && !client_is_turn(r);
+    if (LIKELY(!r->delayed))
+        cproxy_take_slot(r);
+}
+
+void cproxy_begin(struct request *r)
+{
+    r->delayed = false;
+    set_deadline(r, r->pool->loop->now_us);
     cproxy_take_slot(r);
+}
+
+void cproxy_begin_orphan(struct request *r)
+{
+    r->delayed = false;
+    r->answered = true;
+    r->owner = NULL;
+    start_orphan(r);
 }
 
 /* --- a pool in a worker --- */

@@ -158,6 +158,21 @@ void cproxy_admit(struct request *r);
 /* Asks again for the keys of a parked request from again_from on. */
 void cproxy_ask_again(struct request *r);
 
+/*
+ * Whether r is for all of several servers. Then it is asked when its client has been answered all before it, and
+ * nothing that comes after it is asked until it is answered: the ways to several servers may lead to one.
+ */
+static inline bool cproxy_is_barrier(const struct request *r)
+{
+    return UNLIKELY(op_flags((enum opcode)r->op) & OPF_EVERYONE) && r->pool->pool->num_servers > 1;
+}
+
+/* Asks a delayed request, whose turn it is. */
+void cproxy_begin(struct request *r);
+
+/* A delayed request, whose client has gone: takes it over, and writes what it was to. */
+void cproxy_begin_orphan(struct request *r);
+
 /* Gives a request, or a part, to server number `server` of its pool. */
 void cproxy_send(struct request *r, uint32_t server);
 
@@ -350,7 +365,7 @@ int client_fd(const struct request *r);
  */
 struct spanq *client_output(struct request *r);
 
-/* Whether it is r's turn at its client. */
+/* Whether it is r's turn at its client: it has been answered all that it asked before r. */
 bool client_is_turn(const struct request *r);
 
 /* Something was appended to client_output(r). */
@@ -382,9 +397,6 @@ void client_unpin(struct request *r, const struct outcome *outcome);
 
 /* Likewise, but it has to be this connection. False: it must not be. */
 bool client_pin_to(struct request *r, uint32_t conn) MUST_CHECK;
-
-/* Whether r's client has been answered all that it asked before r. */
-bool client_is_next(const struct request *r);
 
 /* Bytes that are waiting to be written to r's client. */
 size_t client_unwritten(const struct request *r);

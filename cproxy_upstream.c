@@ -165,11 +165,6 @@ void client_set_put_off(struct request *r, bool put_off)
     r->put_off = put_off;
 }
 
-bool client_is_next(const struct request *r)
-{
-    return r->owner->head == r;
-}
-
 size_t client_unwritten(const struct request *r)
 {
     return r->owner->conn.out.bytes;
@@ -358,6 +353,10 @@ static void abandon(struct client *c, struct request *r)
 {
     struct loop *loop = client_loop(c);
 
+    if (r->delayed) {
+        cproxy_begin_orphan(r);
+        return;
+    }
     keep_pin(c, r);
     if (request_is_split(r))
         multiget_abandon(r);
@@ -426,6 +425,8 @@ static void continue_head(struct client *c)
     }
     if (r != NULL && r->parked && c->conn.out.bytes < bound / 2)
         cproxy_ask_again(r);
+    else if (r != NULL && UNLIKELY(r->delayed))
+        cproxy_begin(r);
 }
 
 /* Writes what there is. False: the client is lost. */

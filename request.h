@@ -293,6 +293,7 @@ struct request {
     bool too_large;  /* a set whose value was refused: it is a delete now, and answered with the refusal */
     bool put_off;    /* values were dropped, its client being owed too much; they will be asked for again */
     bool parked;     /* put_off, and all replies have come: it waits for its turn to ask again */
+    bool delayed;    /* for all servers: it waits for its turn, and has not been asked yet */
     bool has_slot;   /* counts for downstream_max */
     uint8_t hold;    /* enum hold: what the guard was told that it writes */
     bool fills;      /* its reply is to be kept */

@@ -728,10 +728,64 @@ class FlushAll(MockTest):
         mocks = [self.mock() for _ in range(3)]
         client = self.client(self.moxi(mocks))
         client.send(b"flush_all noreply\r\nflush_all 5 noreply\r\nversion\r\n")
-        for mock in mocks:
-            mock.accept_expect(b"flush_all\r\nflush_all 5\r\n").send(b"OK\r\nOK\r\n")
+        servers = [m.accept() for m in mocks]
+        for request in (b"flush_all\r\n", b"flush_all 5\r\n"):
+            for server in servers:
+                client.expect_nothing()
+                server.expect(request).send(b"OK\r\n")
         client.expect_match(rb"VERSION .*\r\n")
         client.turn()
+
+    def test_nothing_overtakes_it(self):
+        """The servers may be proxies before one and the same memcached: nothing is asked of any until all are flushed."""
+        mocks = [self.mock() for _ in range(2)]
+        moxi = self.moxi(mocks, LONG)
+        client, other = self.client(moxi), self.client(moxi)
+        for flush in (b"flush_all", b"flush_all 10"):
+            with self.subTest(flush=flush):
+                client.send(flush + b" noreply\r\nset k 0 0 1 noreply\r\nx\r\nmn\r\n")
+                servers = [m.conns[0] if m.conns else m.accept() for m in mocks]
+                for server in servers:
+                    other.turn()
+                    client.expect_nothing()
+                    server.expect(flush + b"\r\n").expect_nothing().send(b"OK\r\n").sync()
+                await_true(lambda: any(s.readable() for s in servers), "the set")
+                asked = [s for s in servers if s.readable()]
+                asked[0].expect(b"set k 0 0 1\r\nx\r\n").send(b"STORED\r\n")
+                client.expect(b"MN\r\n")
+
+    def test_it_overtakes_nothing(self):
+        """Nor is any flushed before what was asked of another has been carried out."""
+        mocks = [self.mock() for _ in range(2)]
+        moxi = self.moxi(mocks, LONG)
+        client = self.client(moxi)
+        client.send(b"set k 0 0 1 noreply\r\nx\r\nflush_all\r\nget k\r\n")
+        await_true(lambda: any(m.pending() for m in mocks), "the set")
+        asked, spared = mocks if mocks[0].pending() else mocks[::-1]
+        server = asked.accept_expect(b"set k 0 0 1\r\nx\r\n")
+        self.client(moxi).turn()
+        self.assertFalse(server.readable() or spared.pending())
+        server.send(b"STORED\r\n").expect(b"flush_all\r\n").send(b"OK\r\n")
+        spared.accept_expect(b"flush_all\r\n").send(b"OK\r\n")
+        server.expect(b"get k\r\n").send(b"END\r\n")
+        client.expect(b"OK\r\nEND\r\n")
+
+    def test_client_goes_before_its_turn(self):
+        """What it has asked is carried out all the same."""
+        mocks = [self.mock() for _ in range(2)]
+        moxi = self.moxi(mocks, LONG)
+        client = self.client(moxi)
+        client.send(b"set k 0 0 1\r\nx\r\nflush_all\r\n")
+        await_true(lambda: any(m.pending() for m in mocks), "the set")
+        asked, spared = mocks if mocks[0].pending() else mocks[::-1]
+        server = asked.accept_expect(b"set k 0 0 1\r\nx\r\n")
+        client.reset()
+        spared.accept_expect(b"flush_all\r\n").send(b"OK\r\n")
+        server.expect(b"flush_all\r\n").send(b"STORED\r\nOK\r\n")
+        client = self.client(moxi)
+        client.send(b"get k\r\n")
+        server.expect(b"get k\r\n").send(b"END\r\n")
+        client.expect(b"END\r\n")
 
     def test_a_servers_refusal_is_relayed(self):
         mocks = [self.mock() for _ in range(3)]
