@@ -28,6 +28,7 @@
 #include "cproxy_front.h"
 #include "cproxy_item.h"
 #include "cproxy_local.h"
+#include "cproxy_pocket.h"
 #include "guard.h"
 #include "hotkeys.h"
 #include "htgram.h"
@@ -97,6 +98,7 @@ struct pool_state {
     const struct cproxy_shared *shared;
 
     struct request **flights; /* what may be followed: cproxy_share.c; NULL: nothing */
+    struct pocket *pocket;    /* what of the near cache is asked for most; NULL without that */
     struct item_out items;    /* replies from the near cache */
 
     /* this worker's; a change of its links takes the mutex, as others may look (clients_tell) */

@@ -149,6 +149,8 @@ static void tell(const struct card *card, struct cache_item *item, struct front_
     hit->item = item;
     hit->value = cache_item_value(item) + overhead(item->nkey);
     hit->value_len = item->nvalue - overhead(item->nkey);
+    hit->fresh_us = card->fresh_us;
+    hit->knows = card->knows;
     hit->facts = (struct facts){
         .unique = card->unique, .flags = card->flags, .size = (uint32_t)hit->value_len, .is_binary = card->is_binary};
 }

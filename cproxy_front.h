@@ -96,11 +96,20 @@ static inline void front_meet(struct front *f, uint64_t hash, struct counters *n
 }
 
 struct front_hit {
-    struct cache_item *item; /* with a reference, the caller's now */
+    struct cache_item *item; /* with a reference, the caller's now; NULL: the value is a copy (cproxy_pocket.h) */
     uint8_t *value;          /* CR LF follow it */
     size_t value_len;
     struct facts facts;
+    uint64_t fresh_us; /* from then on it is stale, and given to all but one */
+    unsigned knows;    /* which facts are known */
 };
+
+/* Done with it. */
+static inline void front_hit_release(const struct front_hit *hit)
+{
+    if (hit->item != NULL)
+        cache_item_release(hit->item);
+}
 
 enum front_result {
     FRONT_ASK,  /* nothing is known: ask a server, and draw a ticket first */

@@ -43,7 +43,8 @@ static bool copy_hit(struct item_out *out, struct request *r, struct hit *hit, s
     out->scratch->used += hit->head_len + rest;
     hit->head = p;
     r->ops->hit(r, hit, out->scratch, p, hit->head_len + rest);
-    cache_item_release(item);
+    if (item != NULL)
+        cache_item_release(item);
     return true;
 }
 
@@ -68,7 +69,8 @@ bool item_send(struct item_out *out, struct request *r, uint32_t i, struct cache
     struct hit hit = {.key = i, .facts = *facts, .value_len = len, .tail_len = r->codec->value_tail, .head = head};
 
     hit.head_len = r->codec->compose_head(r, &hit, head);
-    return len <= COPY_VALUE_MAX ? copy_hit(out, r, &hit, item, value) : refer_hit(out, r, &hit, item, value);
+    return item == NULL || len <= COPY_VALUE_MAX ? copy_hit(out, r, &hit, item, value)
+                                                 : refer_hit(out, r, &hit, item, value);
 }
 
 void item_out_setup(struct item_out *out, struct loop *loop)

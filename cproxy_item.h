@@ -21,7 +21,7 @@ void item_out_teardown(struct item_out *out);
 
 /*
  * Reports to r->ops the value of key number i, len bytes of item at value with CR LF behind them. Takes over the
- * reference to the item, but not on failure: memory has run out then.
+ * reference to the item, but not on failure: memory has run out then. item NULL: the value is the caller's, and copied.
  */
 bool item_send(struct item_out *out, struct request *r, uint32_t i, struct cache_item *item, uint8_t *value, size_t len,
                const struct facts *facts) MUST_CHECK;

@@ -527,7 +527,7 @@ static bool look_near(struct request *r, uint32_t i)
     r->ops = &near_ops;
     counter_add(&r->pool->counters.front.tot_saved_bytes, hit.value_len);
     if (!item_send(&r->pool->items, r, i, hit.item, hit.value, hit.value_len, &hit.facts)) {
-        cache_item_release(hit.item);
+        front_hit_release(&hit);
         client_fail(r->owner, "out of memory");
     }
     return true;

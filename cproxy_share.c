@@ -246,7 +246,7 @@ static bool answer(struct request *r)
     struct outcome outcome = {.result = RESULT_END};
     struct front_hit hit;
 
-    switch (front_get(front_of(r), r->hash, &r->keys[0], needs_of(r), ps->loop->now_us, &ps->counters, &hit)) {
+    switch (pocket_get(ps->pocket, r->hash, &r->keys[0], needs_of(r), ps->loop->now_us, &ps->counters, &hit)) {
     case FRONT_ASK:
         r->fills = tells_all(r);
         return false;
@@ -260,10 +260,10 @@ static bool answer(struct request *r)
         if (!wants_value(r)) {
             outcome = (struct outcome){.result = RESULT_FOUND, .facts = &hit.facts};
             cproxy_count_hit(r, 0, 0);
-            cache_item_release(hit.item);
+            front_hit_release(&hit);
         } else if (!item_send(&ps->items, r, 0, hit.item, hit.value, hit.value_len, &hit.facts)) {
             outcome.result = RESULT_NO_MEMORY;
-            cache_item_release(hit.item);
+            front_hit_release(&hit);
         }
         break;
     }
@@ -287,7 +287,7 @@ enum front_result share_look(const struct request *r, const struct rkey *key, st
         front_meet(front_of(r), hash, &ps->counters);
         return FRONT_ASK;
     }
-    result = front_get(front_of(r), hash, key, needs_of(r), ps->loop->now_us, &ps->counters, hit);
+    result = pocket_get(ps->pocket, hash, key, needs_of(r), ps->loop->now_us, &ps->counters, hit);
     if (result == FRONT_ASK)
         *ticket = guard_ask(guard_of(r), hash);
     return result;
@@ -639,6 +639,11 @@ bool share_admit(struct request *r)
 bool share_setup(struct pool_state *ps)
 {
     item_out_setup(&ps->items, ps->loop);
+    if (ps->shared->front != NULL) {
+        ps->pocket = pocket_create(ps->shared->front, ps->shared->guard);
+        if (ps->pocket == NULL)
+            return false;
+    }
     if (!ps->settings->squash)
         return true;
     ps->flights = calloc(FLIGHT_PLACES, sizeof(*ps->flights));
@@ -648,5 +653,6 @@ bool share_setup(struct pool_state *ps)
 void share_teardown(struct pool_state *ps)
 {
     item_out_teardown(&ps->items);
+    pocket_destroy(ps->pocket);
     free(ps->flights);
 }

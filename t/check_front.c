@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * check_front - the near cache (cproxy_front.c): what is kept, for how long, and how much of it. Time is made up here.
+ * check_front - the near cache (cproxy_front.c): what is kept, for how long, and how much of it; and a worker's copies
+ * of what is there (cproxy_pocket.c). Time is made up here.
  */
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "cproxy_front.h"
+#include "cproxy_pocket.h"
 #include "tap.h"
 
 enum {
@@ -338,8 +339,92 @@ static void write_key(const char *text, unsigned k, struct counters *n)
     guard_end(guard, hash_of(&key));
 }
 
-static void read_key(const char *text, unsigned k, struct counters *n)
+static struct pocket *make_pocket(void)
 {
+    struct pocket *pocket = pocket_create(front, guard);
+
+    if (pocket == NULL)
+        exit(1);
+    return pocket;
+}
+
+/* What a worker finds: an item, a copy, or neither. */
+enum found { FOUND_NONE, FOUND_ITEM, FOUND_COPY };
+
+static enum found find(struct pocket *pocket, const char *text, const char *value, unsigned needs, uint64_t now)
+{
+    struct rkey key = key_of(text);
+    struct front_hit hit;
+    enum found found;
+
+    if (pocket_get(pocket, hash_of(&key), &key, needs, now, &counters, &hit) != FRONT_HIT)
+        return FOUND_NONE;
+    found = hit.item != NULL ? FOUND_ITEM : FOUND_COPY;
+    if (hit.value_len != strlen(value) || memcmp(hit.value, value, hit.value_len) != 0 ||
+        memcmp(hit.value + hit.value_len, "\r\n", 2) != 0 || hit.facts.flags != 7 || hit.facts.size != hit.value_len)
+        found = FOUND_NONE;
+    front_hit_release(&hit);
+    return found;
+}
+
+/* Finds it until there is a copy. Whether there is one soon. */
+static bool is_copied(struct pocket *pocket, const char *text, const char *value, unsigned needs)
+{
+    for (int i = 0; i < 3; i++)
+        if (find(pocket, text, value, needs, START) == FOUND_COPY)
+            return true;
+    return false;
+}
+
+static void check_copies(void)
+{
+    const struct facts facts = {.flags = 7};
+    struct pocket *pocket;
+    int copies = 0, items = 0;
+
+    begin();
+    pocket = make_pocket();
+    check(find(pocket, "k", "", 0, START) == FOUND_NONE && find(pocket, "k", "", 0, START) == FOUND_NONE,
+          "a copy is of what is there");
+    fill_with("k", "value", &facts, FRONT_STATE, ask("k"), START);
+    check(find(pocket, "other", "", 0, START) == FOUND_NONE && is_copied(pocket, "k", "value", 0),
+          "what is asked for again and again is copied");
+    check(find(pocket, "k", "value", FRONT_STATE, START) == FOUND_COPY, "with what is known of it");
+    check(find(pocket, "k", "value", FRONT_UNIQUE, START) == FOUND_NONE, "and nothing else");
+    check(is_copied(pocket, "k", "value", 0) &&
+              find(pocket, "k", "value", 0, START + LIFESPAN_MS * MS - 1) == FOUND_COPY &&
+              find(pocket, "k", "value", 0, START + LIFESPAN_MS * MS) == FOUND_NONE,
+          "a copy lives as long as the item");
+    fill("k", "", START);
+    check(is_copied(pocket, "k", "", 0), "an empty value is copied");
+    write_key("k", 0, &counters);
+    check(find(pocket, "k", "", 0, START) == FOUND_NONE, "and no more given when it is written");
+    fill("k", "a longer value than before", START);
+    check(is_copied(pocket, "k", "a longer value than before", 0), "the next takes its place");
+    guard_begin_all(guard);
+    guard_end_all(guard);
+    check(find(pocket, "k", "", 0, START) == FOUND_NONE, "until all is flushed");
+    fill("k", "value", START);
+    for (int i = 0; i < 1000; i++) {
+        enum found found = find(pocket, "k", "value", 0, START);
+
+        copies += found == FOUND_COPY;
+        items += found == FOUND_ITEM;
+    }
+    check(copies + items == 1000 && items >= 10 && items <= 50, "now and then it is the item that is looked for");
+    pocket_destroy(pocket);
+    end();
+}
+
+/* What a thread has of its own. */
+struct worker {
+    struct counters counters;
+    struct pocket *pocket;
+};
+
+static void read_key(const char *text, unsigned k, struct worker *worker)
+{
+    struct counters *n = &worker->counters;
     const struct facts facts = {0};
     unsigned least = atomic_load(&written[k]), value;
     struct rkey key = key_of(text);
@@ -351,10 +436,10 @@ static void read_key(const char *text, unsigned k, struct counters *n)
         front_meet(front, hash_of(&key), n);
         return;
     }
-    switch (front_get(front, hash_of(&key), &key, 0, START, n, &hit)) {
+    switch (pocket_get(worker->pocket, hash_of(&key), &key, 0, START, n, &hit)) {
     case FRONT_HIT:
         memcpy(&value, hit.value, sizeof(value));
-        cache_item_release(hit.item);
+        front_hit_release(&hit);
         if (value < least)
             atomic_store(&was_older, true);
         return;
@@ -374,20 +459,22 @@ static void read_key(const char *text, unsigned k, struct counters *n)
 
 static void *work(void *arg)
 {
-    static struct counters own[THREADS];
-    struct counters *n = &own[(uintptr_t)arg];
+    static struct worker workers[THREADS];
+    struct worker *worker = &workers[(uintptr_t)arg];
     uint64_t state = (uintptr_t)arg * 7919 + 1;
     char text[16];
 
+    worker->pocket = make_pocket();
     for (int i = 0; i < TURNS; i++) {
         unsigned k = (unsigned)((state = state * UINT64_C(6364136223846793005) + 1442695040888963407) >> 33) % KEYS;
 
         snprintf(text, sizeof(text), "key%u", k);
         if (state >> 60 == 0)
-            write_key(text, k, n);
+            write_key(text, k, &worker->counters);
         else
-            read_key(text, k, n);
+            read_key(text, k, worker);
     }
+    pocket_destroy(worker->pocket);
     return NULL;
 }
 
@@ -428,6 +515,7 @@ int main(void)
     check_flush_later();
     check_room();
     check_spec();
+    check_copies();
     check_threads();
     return tap_end();
 }
