@@ -25,8 +25,8 @@ enum {
     PLACES_EACH = 16, /* of presence, a key that may be kept */
     PLACES_MIN = 1024,
     PLACES_MAX = 1 << 20,
-    HAND_STEP = 64,          /* items, and places of the cache without any, that the hand looks at in one step, */
-    HAND_STEPS = 40,         /* and steps for one key, at the most: enough for twice around a small cache */
+    HAND_STEP = 8,           /* items, and places of the cache without any, that the hand looks at in one step, */
+    HAND_STEPS = 320,        /* and steps for one key, at the most: enough for twice around a small cache */
     VALUE_PART = 4,          /* a value takes no more than such a part of front_cache_bytes */
     PATIENCE_MS = 5000,      /* after which another is sent to renew a value, where requests may take for ever */
     FLUSHES = 8,             /* delayed flush_alls that are told apart */
@@ -95,7 +95,7 @@ static struct card *card_of(struct cache_item *item)
 
 static uint16_t *presence_of(struct front *f, uint64_t hash)
 {
-    return &f->presence[hash & f->place_mask];
+    return &front_place_of(f, hash)->presence;
 }
 
 static void has_gone(struct front *f, uint64_t hash)
@@ -491,10 +491,9 @@ struct front *front_create(const struct settings *settings, struct guard *guard,
     f->hotkeys = hotkeys;
     f->max = settings->front_cache_max;
     f->place_mask = places - 1;
-    f->presence = calloc(places, sizeof(*f->presence));
-    f->lately = calloc(places, sizeof(*f->lately));
+    f->places = calloc(places, sizeof(*f->places));
     f->rest = make_rest(f, settings, guard);
-    if (f->presence != NULL && f->lately != NULL && f->rest != NULL &&
+    if (f->places != NULL && f->rest != NULL &&
         keyspec_setup(&f->spec, settings->front_cache_spec, settings->front_cache_unspec))
         return f;
     front_destroy(f);
@@ -507,8 +506,7 @@ void front_destroy(struct front *f)
         return;
     keyspec_teardown(&f->spec);
     free_rest(f->rest);
-    free(f->lately);
-    free(f->presence);
+    free(f->places);
     free(f);
 }
 

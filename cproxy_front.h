@@ -39,13 +39,18 @@ enum {
 
 struct front_rest;
 
-/* What is looked at for every key that is asked for. In presence and lately each place of the hash has a number. */
+/* What is known of all keys whose hash has the same place. */
+struct front_place {
+    uint16_t presence; /* atomic: keys that are here, or being entered */
+    uint16_t lately;   /* atomic: a print of the key that was last asked for and not kept */
+};
+
+/* What is looked at for every key that is asked for. */
 struct front {
     struct keyspec spec;
     const struct hotkeys *hotkeys; /* NULL: no key is hot */
     uint32_t place_mask;
-    uint16_t *presence; /* atomic: keys that are here, or being entered */
-    uint32_t *lately;   /* atomic: a print of the key that was last asked for and not kept */
+    struct front_place *places;
     uint64_t max;
     uint64_t num_items; /* atomic */
     struct front_rest *rest;
@@ -62,9 +67,14 @@ static inline bool front_wants(const struct front *f, const struct rkey *key)
     return hotkeys_match(f->hotkeys, &f->spec, key->p, key->len);
 }
 
-static inline uint32_t front_print(uint64_t hash)
+static inline struct front_place *front_place_of(const struct front *f, uint64_t hash)
 {
-    return (uint32_t)(hash >> 32) | 1;
+    return &f->places[hash & f->place_mask];
+}
+
+static inline uint16_t front_print(uint64_t hash)
+{
+    return (uint16_t)(hash >> 48) | 1;
 }
 
 static inline bool front_is_full(const struct front *f)
@@ -75,7 +85,7 @@ static inline bool front_is_full(const struct front *f)
 /* Whether there is no room for one that is not here, and was not asked for lately. */
 static inline bool front_has_no_room(const struct front *f, uint64_t hash)
 {
-    return front_is_full(f) && __atomic_load_n(&f->lately[hash & f->place_mask], __ATOMIC_RELAXED) != front_print(hash);
+    return front_is_full(f) && __atomic_load_n(&front_place_of(f, hash)->lately, __ATOMIC_RELAXED) != front_print(hash);
 }
 
 /*
@@ -84,13 +94,13 @@ static inline bool front_has_no_room(const struct front *f, uint64_t hash)
  */
 static inline bool front_is_stranger(const struct front *f, uint64_t hash)
 {
-    return __atomic_load_n(&f->presence[hash & f->place_mask], __ATOMIC_RELAXED) == 0 && front_has_no_room(f, hash);
+    return __atomic_load_n(&front_place_of(f, hash)->presence, __ATOMIC_RELAXED) == 0 && front_has_no_room(f, hash);
 }
 
 /* A stranger has been asked for, and is none if it is again soon. n: the worker's counters. */
 static inline void front_meet(struct front *f, uint64_t hash, struct counters *n)
 {
-    __atomic_store_n(&f->lately[hash & f->place_mask], front_print(hash), __ATOMIC_RELAXED);
+    __atomic_store_n(&front_place_of(f, hash)->lately, front_print(hash), __ATOMIC_RELAXED);
     counter_add(&n->front.tot_get_misses, 1);
     counter_add(&n->front.tot_add_skips, 1);
 }
