@@ -662,13 +662,21 @@ static size_t translate_head(struct request *r, struct hit *hit, uint8_t *head)
     return told;
 }
 
-/* A value that is all there, its body at p, of a protocol that its client does not speak. */
-static void translate_hit(struct request *r, struct hit *hit, struct chunk *chunk, uint8_t *p)
+/*
+ * A value that is all there, of a protocol that its client does not speak: its body at p, behind the server's head of
+ * so many bytes. If the client's head is no longer it takes the place of the server's, and all stays in one piece.
+ */
+static void translate_hit(struct request *r, struct hit *hit, struct chunk *chunk, uint8_t *p, size_t head_room)
 {
     uint8_t head[HIT_HEAD_MAX];
     size_t tail = hit->tail_len;
     size_t told = translate_head(r, hit, head);
 
+    if (hit->head_len <= head_room && hit->tail_len == told) {
+        hit->head = memcpy(p - hit->head_len, head, hit->head_len);
+        r->ops->hit(r, hit, chunk, p - hit->head_len, hit->head_len + hit->value_len + told);
+        return;
+    }
     r->ops->begin(r, hit);
     if (hit->value_len + told > 0)
         r->ops->data(r, chunk, p, hit->value_len + told);
@@ -710,7 +718,7 @@ static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chun
         if (LIKELY(!r->answered && codec == r->codec))
             r->ops->hit(r, hit, chunk, p, *took);
         else if (!r->answered)
-            translate_hit(r, hit, chunk, p + reply->consumed);
+            translate_hit(r, hit, chunk, p + reply->consumed, reply->consumed);
         return !reply->is_last || finish_value(dc);
     }
     *took = reply->consumed;

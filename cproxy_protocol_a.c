@@ -290,7 +290,7 @@ static enum parse_status parse_unknown(const struct line *line, struct command *
 static enum parse_status parse_line(const uint8_t *p, size_t len, struct key_list *keys, struct command *cmd)
 {
     struct token tokens[TOKENS_MAX];
-    struct line line = {p, len, tokens, text_tokenize(p, len, tokens)};
+    struct line line = {p, len, tokens, text_tokenize(p, len, tokens, TOKENS_MAX)};
 
     if (line.num_tokens == 0)
         return text_refuse(cmd, BAD_COMMAND);

@@ -22,6 +22,7 @@
 #include "cproxy_text.h"
 
 enum {
+    WORDS = 3,            /* words of a command that are looked at before its flags */
     FLAGS_MAX = 19,       /* words of a command, its own included: as memcached */
     FLAG_TEXT_MAX = 1024, /* bytes of all flags: a server takes no line of more than 2048 */
     OPAQUE_MAX = 32,      /* bytes of an opaque, its letter included */
@@ -169,16 +170,16 @@ static const char *take_flag(const uint8_t *p, size_t len, struct command *cmd)
 /* All flags of [p, end). NULL: they are good. */
 static const char *take_flags(const uint8_t *p, const uint8_t *end, struct command *cmd)
 {
-    bool seen[ARRAY_LEN(flags)] = {false};
+    uint64_t seen[ARRAY_LEN(flags) / 64] = {0}; /* a bit for each letter */
     const char *error = NULL;
     size_t len;
 
     for (; (len = next_flag(&p, end)) > 0; p += len) {
         const char *wrong;
 
-        if (p[0] >= ARRAY_LEN(flags) - 1 || seen[p[0]])
+        if (p[0] >= ARRAY_LEN(flags) - 1 || (seen[p[0] / 64] >> p[0] % 64 & 1))
             return "CLIENT_ERROR duplicate flag";
-        seen[p[0]] = true;
+        seen[p[0] / 64] |= UINT64_C(1) << p[0] % 64;
         if (!flags[p[0]].known)
             return "CLIENT_ERROR invalid flag";
         wrong = take_flag(p, len, cmd);
@@ -229,6 +230,8 @@ static enum parse_status finish_command(const uint8_t *p, const uint8_t *end, st
 
     while (p < end && *p == ' ')
         p++;
+    while (end > p && end[-1] == ' ')
+        end--;
     cmd->flags_text = p;
     cmd->flags_len = (size_t)(end - p);
     error = take_flags(p, end, cmd);
@@ -268,6 +271,21 @@ static const uint8_t *take_size(const struct line *line, struct command *cmd)
     return t->p + t->len;
 }
 
+/* Whether there are too many flags in [p, end), or they are too long, after so many words. */
+static bool are_too_many(const uint8_t *p, const uint8_t *end, size_t words)
+{
+    size_t len;
+
+    if ((size_t)(end - p) > FLAG_TEXT_MAX)
+        return true;
+    /* Each takes two bytes at least. */
+    if (LIKELY((size_t)(end - p) / 2 + words <= FLAGS_MAX))
+        return false;
+    for (; (len = next_flag(&p, end)) > 0; p += len)
+        words++;
+    return words > FLAGS_MAX;
+}
+
 static enum parse_status parse_line(const struct line *line, struct command *cmd)
 {
     const uint8_t *p, *end = line->p + line->len;
@@ -287,7 +305,7 @@ static enum parse_status parse_line(const struct line *line, struct command *cmd
         return text_refuse(cmd, BAD_FORMAT);
     if (cmd->op == OP_META_DEBUG)
         return parse_debug(line, cmd);
-    if (line->num_tokens > FLAGS_MAX || (size_t)(end - p) > FLAG_TEXT_MAX)
+    if (are_too_many(p, end, cmd->op == OP_META_SET ? 3 : 2))
         return text_refuse(cmd, cmd->op == OP_META_GET ? "CLIENT_ERROR options flags are too long"
                                                        : "CLIENT_ERROR options flags too long");
     return finish_command(p, end, cmd);
@@ -296,16 +314,30 @@ static enum parse_status parse_line(const struct line *line, struct command *cmd
 /* The command of a word; OP_REFUSED: none of these. */
 static enum opcode command_of(const struct token *word)
 {
-    for (int op = OP_META_GET; op <= OP_META_NOOP; op++)
-        if (token_is(word, op_table[op].name))
-            return (enum opcode)op;
-    return OP_REFUSED;
+    if (word->len != 2 || word->p[0] != 'm')
+        return OP_REFUSED;
+    switch (word->p[1]) {
+    case 'g':
+        return OP_META_GET;
+    case 's':
+        return OP_META_SET;
+    case 'd':
+        return OP_META_DELETE;
+    case 'a':
+        return OP_META_ARITH;
+    case 'e':
+        return OP_META_DEBUG;
+    case 'n':
+        return OP_META_NOOP;
+    default:
+        return OP_REFUSED;
+    }
 }
 
 static enum parse_status meta_parse_request(const uint8_t *p, size_t n, size_t seen, struct key_list *keys,
                                             struct command *cmd)
 {
-    struct token tokens[TOKENS_MAX];
+    struct token tokens[WORDS];
     const uint8_t *end;
     struct line line;
 
@@ -320,7 +352,7 @@ static enum parse_status meta_parse_request(const uint8_t *p, size_t n, size_t s
         return text_refuse(cmd, BAD_LINE);
     }
     line = (struct line){.p = p, .len = (size_t)(end - p), .tokens = tokens};
-    line.num_tokens = text_tokenize(p, line.len, tokens);
+    line.num_tokens = text_tokenize(p, line.len, tokens, WORDS);
     if (line.num_tokens == 0 || (cmd->op = command_of(&tokens[0])) == OP_REFUSED)
         return text_refuse(cmd, BAD_COMMAND);
     return parse_line(&line, cmd);
@@ -402,6 +434,17 @@ static uint8_t *put_terms(uint8_t *to, const struct request *r)
     return to;
 }
 
+/* Words, the first of which begins at p, with one blank before each. */
+static uint8_t *put_words(uint8_t *to, const uint8_t *p, const uint8_t *end)
+{
+    if (p == end)
+        return to;
+    for (*to++ = ' '; p < end; p++)
+        if (*p != ' ' || to[-1] != ' ')
+            *to++ = *p;
+    return to;
+}
+
 /* The flags of a request for a server. */
 static uint8_t *put_request_flags(uint8_t *to, const struct request *r)
 {
@@ -410,6 +453,8 @@ static uint8_t *put_request_flags(uint8_t *to, const struct request *r)
 
     if (r->codec != &codec_meta)
         return put_terms(to, r);
+    if (!(r->terms.bits & TERM_QUIET))
+        return put_words(to, p, end);
     for (; (len = next_flag(&p, end)) > 0; p += len) {
         if (p[0] == 'q')
             continue;

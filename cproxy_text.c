@@ -16,12 +16,12 @@ const struct codec *codec_of_text(const uint8_t *p, size_t n)
     return n == 2 || p[2] == ' ' || p[2] == '\r' || p[2] == '\n' || p[2] == '\0' ? &codec_meta : &codec_ascii;
 }
 
-size_t text_tokenize(const uint8_t *p, size_t len, struct token *tokens)
+size_t text_tokenize(const uint8_t *p, size_t len, struct token *tokens, size_t max)
 {
     const uint8_t *end = p + len;
     size_t n = 0;
 
-    while (n < TOKENS_MAX && (len = text_next_word(&p, end)) > 0) {
+    while (n < max && (len = text_next_word(&p, end)) > 0) {
         tokens[n].p = p;
         tokens[n].len = len;
         p += len;
@@ -67,12 +67,36 @@ static struct token digits_of(const struct token *t)
     return digits;
 }
 
-bool token_u64(const struct token *t, uint64_t *out)
+/* What nearly every number is: digits, too few to overflow, and nothing else. */
+static bool is_plain_number(const struct token *t, uint64_t *out)
+{
+    enum { FITS = 19 };
+    uint64_t v = 0;
+
+    if (t->len == 0 || t->len > FITS)
+        return false;
+    for (size_t i = 0; i < t->len; i++) {
+        unsigned digit = t->p[i] - (unsigned)'0';
+
+        if (digit > 9)
+            return false;
+        v = v * 10 + digit;
+    }
+    *out = v;
+    return true;
+}
+
+static bool token_odd_u64(const struct token *t, uint64_t *out)
 {
     struct token digits = digits_of(t);
     size_t plus = digits.len > 1 && digits.p[0] == '+';
 
     return util_parse_u64((const char *)digits.p + plus, digits.len - plus, out);
+}
+
+bool token_u64(const struct token *t, uint64_t *out)
+{
+    return LIKELY(is_plain_number(t, out)) || token_odd_u64(t, out);
 }
 
 bool token_u32(const struct token *t, uint32_t *out)
@@ -97,6 +121,8 @@ bool text_is_error(const uint8_t *p, size_t len)
 {
     static const char *const words[] = {"SERVER_ERROR", "CLIENT_ERROR", "ERROR"};
 
+    if (len == 0 || (p[0] != 'S' && p[0] != 'C' && p[0] != 'E'))
+        return false;
     for (size_t i = 0; i < ARRAY_LEN(words); i++) {
         size_t n = strlen(words[i]);
 

@@ -32,7 +32,7 @@ struct line {
     const uint8_t *p; /* all of it, without its end */
     size_t len;
     struct token *tokens;
-    size_t num_tokens; /* TOKENS_MAX: there may be more */
+    size_t num_tokens; /* as many as were asked for: there may be more */
 };
 
 static inline bool token_is(const struct token *t, const char *word)
@@ -56,8 +56,8 @@ static inline size_t text_next_word(const uint8_t **p, const uint8_t *end)
     return (size_t)(e - s);
 }
 
-/* Splits a line into up to TOKENS_MAX words. Their number. */
-size_t text_tokenize(const uint8_t *p, size_t len, struct token *tokens);
+/* Splits a line into words, the first `max` of them. Their number. */
+size_t text_tokenize(const uint8_t *p, size_t len, struct token *tokens, size_t max);
 
 /*
  * Finds the end of a command's line in [p, p + n), whose first `seen` bytes hold none, and sets cmd->consumed to what
