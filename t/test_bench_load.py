@@ -6,6 +6,7 @@ A small memcached in threads answers rightly, or spoils one reply in a way that 
 program comes from $BENCH_LOAD; without it, it is compiled with $CC (cc).
 """
 import collections
+import glob
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import unittest
 
 from moxilib import TestCase
 
-SOURCE = os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'bench', 'load.c')
+SOURCES = glob.glob(os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'bench', 'load*.c'))
 LOAD = os.environ.get('BENCH_LOAD')
 DEADLINE = 20
 
@@ -28,7 +29,7 @@ def setUpModule():
         unittest.addModuleCleanup(tmp.cleanup)
         LOAD = os.path.join(tmp.name, 'load')
         subprocess.run([os.environ.get('CC', 'cc'), '-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror', '-D_GNU_SOURCE',
-                        '-o', LOAD, SOURCE, '-lm'], check=True)
+                        '-o', LOAD, *SOURCES, '-lm'], check=True)
 
 
 class Server:
