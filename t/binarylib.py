@@ -41,6 +41,12 @@ def packets(data):
     return out, data
 
 
+def read_packet(client):
+    """The status and the value of the next reply."""
+    _, _, keylen, extlen, _, status, body = struct.unpack(">BBHBBHI12x", client.read(24))
+    return status, client.read(body)[extlen + keylen:]
+
+
 def answer(op, key=b"", extras=b"", value=b"", status=0, cas=0, opaque=b"abcd"):
     """A server's."""
     body = len(key) + len(extras) + len(value)

@@ -204,21 +204,27 @@ static const struct request_ops letting_ops = {.done = let_go};
 static const struct request_ops keeping_ops = {.done = keep};
 static const struct outcome outcome = {.result = RESULT_OK};
 
+/* One that is in a connection's queue. */
+static struct request *make_queued(const struct request_ops *ops)
+{
+    struct request *r = make_full();
+
+    r->ops = ops;
+    r->in_conn = true;
+    return r;
+}
+
 static void check_answered(void)
 {
     struct request *r;
 
     begin();
     num_done = 0;
-    r = make_full();
-    r->ops = &letting_ops;
-    r->in_conn = true;
+    r = make_queued(&letting_ops);
     request_left_conn(&pool, &bufs, r, &outcome);
     check(num_done == 1 && last_outcome == &outcome, "the outcome of a request is reported");
     check(pool.num_used == 0, "and who is told may let go of it");
-    r = make_full();
-    r->ops = &keeping_ops;
-    r->in_conn = true;
+    r = make_queued(&keeping_ops);
     request_left_conn(&pool, &bufs, r, &outcome);
     check(num_done == 2 && pool.num_used == 1 && r->answered && !r->in_conn, "or not yet");
     request_let_go(&pool, &bufs, &r);
@@ -232,9 +238,7 @@ static void check_orphan(void)
 
     begin();
     num_done = 0;
-    r = held = make_full();
-    r->ops = &letting_ops;
-    r->in_conn = true;
+    r = held = make_queued(&letting_ops);
     r->owner = (struct client *)r;
     r->parent = r;
     request_let_go(&pool, &bufs, &held);
@@ -253,9 +257,7 @@ static void check_timed_out(void)
 
     begin();
     num_done = 0;
-    r = make_full();
-    r->ops = &keeping_ops;
-    r->in_conn = true;
+    r = make_queued(&keeping_ops);
     r->answered = true;
     request_left_conn(&pool, &bufs, r, &outcome);
     check(num_done == 0 && pool.num_used == 1 && !r->in_conn, "a late reply is nobody's, and releases nothing");

@@ -7,7 +7,7 @@ import time
 
 from binarylib import (ADD, ADDQ, APPEND, DECR, DELETE, FLUSH, GAT, GATKQ, GET, GETKQ, GETQ, INCR, MARK, MARKED, NEVER, NOOP, PREPEND,
                        REPLACE, SET, SETQ, STAT, TOUCH, VERSION, answer, count, expire, packet, store)
-from moxilib import META_PROBE, META_YES, SCALE, MoxiTest, await_true, ms, proxy_stats
+from moxilib import META_PROBE, META_YES, SCALE, OneMock, await_true, bytewise, cuts, ms, proxy_stats
 
 
 def index(i):
@@ -101,14 +101,14 @@ NO_BATCH_REPLIES = [
 ]
 
 
-class BinaryMocks(MoxiTest):
+class BinaryMocks(OneMock):
     """The test is a server that is spoken to in the binary protocol."""
 
-    def one(self, settings=None):
-        mock = self.mock()
-        moxi = self.moxi([mock], dict({"client_buffer_max": 1 << 30, "downstream_protocol": "binary"}, **(settings or {})))
+    settings = {**OneMock.settings, "downstream_protocol": "binary"}
+
+    def one(self, settings=None, **kw):
         self.place = 0
-        return mock, moxi, self.client(moxi)
+        return super().one(settings, **kw)
 
     def placed(self, data, place=None):
         """What is at that place of the stream, by default the next."""
@@ -153,7 +153,7 @@ class BinaryMocks(MoxiTest):
             client.expect(told)
         arrive, replies = self.all_at_once(table)
         client.send(requests)
-        server.expect(arrive).send_pieces([replies[i:i + 1] for i in range(len(replies))])
+        server.expect(arrive).send_pieces(bytewise(replies))
         client.expect(told).expect_nothing()
 
     def test_each(self):
@@ -168,7 +168,7 @@ class BinaryMocks(MoxiTest):
         mock, _, client = self.one()
         requests, told = b"".join(row[0] for row in BINARY_TO_BINARY), b"".join(row[3] for row in BINARY_TO_BINARY)
         server = None
-        for pieces in [[requests[:cut], requests[cut:]] for cut in range(1, len(requests))] + [[requests[i:i + 1] for i in range(len(requests))]]:
+        for pieces in cuts(requests) + [bytewise(requests)]:
             arrive, replies = self.all_at_once(BINARY_TO_BINARY)
             client.send_pieces(pieces)
             server = server or mock.accept()
@@ -240,19 +240,21 @@ def after_probe(n=0):
     return struct.pack(">I", 0x0d0a0d0a + len(PROBE) + n)
 
 
-class Auto(MoxiTest):
+class Auto(OneMock):
     """A server that is asked in the protocol of its client: clients of the binary protocol have connections of their own."""
 
-    def one(self, settings=None):
-        mock = self.mock()
-        moxi = self.moxi([mock], dict({"connect_max_errors": 1000}, **(settings or {})))
-        return mock, moxi, self.client(moxi)
+    settings = {"connect_max_errors": 1000}
 
-    def get(self, server, client, place=0, value=b"hi"):
+    def get(self, server, client, place=0):
         """A hit over a connection on which so many bytes were asked since the probe."""
         client.send(packet(GET, b"k"))
-        server.expect(packet(GET, b"k", opaque=after_probe(place))).send(answer(GET, b"", HI, value, opaque=after_probe(place)))
-        client.expect(answer(GET, b"", HI, value))
+        self.served(server, client, place)
+
+    def served(self, server, client, place=0):
+        """That, asked for already."""
+        opaque = after_probe(place)
+        server.expect(packet(GET, b"k", opaque=opaque)).send(answer(GET, b"", HI, b"hi", opaque=opaque))
+        client.expect(answer(GET, b"", HI, b"hi"))
 
     def get_in_text(self, server, client):
         client.send(packet(GET, b"k"))
@@ -288,8 +290,7 @@ class Auto(MoxiTest):
         for said in (b"1.4.39", b"1.6.18\r\n\0" + b"x" * 5000, b""):
             client.send(packet(GET, b"k"))
             server = mock.accept_expect(PROBE).send(answer(VERSION, value=said, opaque=b"\r\n\r\n"))
-            server.expect(packet(GET, b"k", opaque=after_probe())).send(answer(GET, b"", HI, b"hi", opaque=after_probe()))
-            client.expect(answer(GET, b"", HI, b"hi"))
+            self.served(server, client)
             shown = proxy_stats(self.client(moxi), b"config").get("%d:default:server:0:version" % moxi.port)
             self.assertEqual(shown, {b"1.4.39": "1.4.39", b"": None}.get(said, "1.6.18   " + "x" * 54))
             server.shutdown().expect_closed()
@@ -299,8 +300,7 @@ class Auto(MoxiTest):
         client.send(packet(GET, b"k"))
         server = mock.accept_expect(PROBE)
         server.send(answer(VERSION, value=b"Unknown command", status=0x81, opaque=b"\r\n\r\n"))
-        server.expect(packet(GET, b"k", opaque=after_probe())).send(answer(GET, b"", HI, b"hi", opaque=after_probe()))
-        client.expect(answer(GET, b"", HI, b"hi"))
+        self.served(server, client)
 
     def test_text(self):
         """Whatever it is that says or does something else, at whatever moment."""
@@ -424,8 +424,7 @@ class Auto(MoxiTest):
         client.send(packet(GET, b"k"))
         server.expect(b"gets k\r\n").close()  # a read, which is sent again: and in binary
         server = mock.accept_expect(PROBE).send(KNOWS)
-        server.expect(packet(GET, b"k", opaque=after_probe())).send(answer(GET, b"", HI, b"hi", opaque=after_probe()))
-        client.expect(answer(GET, b"", HI, b"hi"))
+        self.served(server, client)
         self.get(server, client, 25)
         server.shutdown().expect_closed()
         client.send(packet(GET, b"k"))
@@ -439,8 +438,8 @@ class Auto(MoxiTest):
         server = mock.accept_expect(PROBE).send(KNOWS).expect(packet(GET, b"k", opaque=after_probe()))
         server.close()
         server = mock.accept_expect(PROBE).send(KNOWS)
-        server.expect(packet(GET, b"k", opaque=after_probe())).send(answer(GET, b"", HI, b"hi", opaque=after_probe()))
-        client.expect(answer(GET, b"", HI, b"hi")).send(store(SET, b"k", b"x"))
+        self.served(server, client)
+        client.send(store(SET, b"k", b"x"))
         server.expect(store(SET, b"k", b"x", opaque=after_probe(25))).close()
         self.assertEqual(client.read(24 + 23)[24:], b"proxy downstream closed")
         client.send(packet(GET, b"k"))

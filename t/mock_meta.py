@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """mock_meta - the test is the server, with the meta commands: see moxi_mock, which runs what is here with all the rest."""
 
-from moxilib import META_NO, META_PROBE, META_YES, MoxiTest, has_sanitizer, ms, proxy_stats
+from moxilib import META_NO, META_PROBE, META_YES, OneMock, bytewise, cuts, has_sanitizer, ms, proxy_stats
 
 # A request, as it reaches the server when that is not the same, and a reply.
 EXCHANGES = [
@@ -89,13 +89,8 @@ TO_CLASSIC = [
 ]
 
 
-class MetaMocks(MoxiTest):
+class MetaMocks(OneMock):
     """The test is a server that knows the meta commands, or does not."""
-
-    def one(self, settings=None):
-        mock = self.mock()
-        moxi = self.moxi([mock], dict({"client_buffer_max": 1 << 30}, **(settings or {})))
-        return mock, moxi, self.client(moxi)
 
     def established(self, settings=None):
         """A server that has said that it knows the meta commands."""
@@ -128,34 +123,32 @@ class MetaMocks(MoxiTest):
         requests = b"".join(e[0] for e in EXCHANGES)
         arrive = b"".join(e[1] or e[0] for e in EXCHANGES)
         replies = b"".join(e[2] for e in EXCHANGES)
-        for cut in range(1, len(replies)):
+        for pieces in cuts(replies):
             client.send(requests)
-            server.expect(arrive)
-            server.send_pieces([replies[:cut], replies[cut:]])
+            server.expect(arrive).send_pieces(pieces)
             client.expect(replies)
-        for cut in range(1, len(requests)):
-            client.send_pieces([requests[:cut], requests[cut:]])
+        for pieces in cuts(requests):
+            client.send_pieces(pieces)
             server.expect(arrive).send(replies)
             client.expect(replies)
-        client.send_pieces([requests[i:i + 1] for i in range(len(requests))])
-        server.expect(arrive).send_pieces([replies[i:i + 1] for i in range(len(replies))])
+        client.send_pieces(bytewise(requests))
+        server.expect(arrive).send_pieces(bytewise(replies))
         client.expect(replies).expect_nothing()
 
     def translated(self, table, protocol):
         """Each, whole; then all, cut anywhere."""
-        _, _, client = (found := self.one({"downstream_protocol": protocol}))
+        mock, _, client = self.one({"downstream_protocol": protocol})
         server = None
         for request, arrives, reply, told in table:
             with self.subTest(request=request):
                 client.send(request)
-                server = server or found[0].accept()
+                server = server or mock.accept()
                 server.expect(arrives).send(reply)
                 client.expect(told)
         requests, arrive, replies, told = (b"".join(row[i] for row in table) for i in range(4))
-        for cut in range(1, len(replies)):
+        for pieces in cuts(replies):
             client.send(requests)
-            server.expect(arrive)
-            server.send_pieces([replies[:cut], replies[cut:]])
+            server.expect(arrive).send_pieces(pieces)
             client.expect(told)
 
     def test_classic_to_meta(self):
@@ -214,9 +207,9 @@ class MetaMocks(MoxiTest):
     def test_answer_cut_anywhere(self):
         for answer in (META_YES, b"ERROR\r\nMN\r\n"):
             mock, _, client = self.one()
-            for cut in range(1, len(answer)):
+            for pieces in cuts(answer):
                 client.send(b"mg k v\r\n")
-                server = mock.accept_expect(META_PROBE).send_pieces([answer[:cut], answer[cut:]])
+                server = mock.accept_expect(META_PROBE).send_pieces(pieces)
                 server.expect(b"mg k v\r\n").send(b"EN\r\n")
                 client.expect(b"EN\r\n")
                 server.shutdown().expect_closed()
@@ -246,8 +239,7 @@ class MetaMocks(MoxiTest):
         mock, _, client, server = self.established()
         server.close()
         client.send(b"mg k v\r\n")
-        server = mock.accept()
-        server.expect(META_PROBE).send(META_NO)
+        server = mock.accept_expect(META_PROBE).send(META_NO)
         server.expect(b"get k\r\n").send(b"VALUE k 0 1\r\nx\r\nEND\r\n")
         client.expect(b"VA 1\r\nx\r\n")
         client.send(b"mg k t\r\nmg k v Oab\r\n")
@@ -257,8 +249,7 @@ class MetaMocks(MoxiTest):
     def test_does_not_answer_the_question(self):
         mock, _, client = self.one({"downstream_timeout": ms(200)})
         client.send(b"mg k v\r\n")
-        server = mock.accept()
-        server.expect(META_PROBE)
+        server = mock.accept_expect(META_PROBE)
         client.expect(b"EN\r\n")
         server.send(META_YES).sync()
         client.send(b"mg k v\r\n")
@@ -268,10 +259,8 @@ class MetaMocks(MoxiTest):
     def test_closes_at_the_question(self):
         mock, _, client = self.one()
         client.send(b"mg k v\r\n")
-        server = mock.accept()
-        server.expect(META_PROBE).close()
-        server = mock.accept()
-        server.expect(META_PROBE).send(META_YES).expect(b"mg k v\r\n").send(b"VA 1\r\nx\r\n")
+        mock.accept_expect(META_PROBE).close()
+        mock.accept_expect(META_PROBE).send(META_YES).expect(b"mg k v\r\n").send(b"VA 1\r\nx\r\n")
         client.expect(b"VA 1\r\nx\r\n")
 
     def test_hangs_up_at_the_question(self):
@@ -279,7 +268,7 @@ class MetaMocks(MoxiTest):
         mock, _, client = self.one()
         client.send(b"mg k v\r\n")
         for _ in range(2):
-            mock.accept().expect(META_PROBE).close()
+            mock.accept_expect(META_PROBE).close()
         server = mock.accept_expect(b"get k\r\n")
         server.send(b"VALUE k 0 1\r\nx\r\nEND\r\n")
         client.expect(b"VA 1\r\nx\r\n")
@@ -293,7 +282,7 @@ class MetaMocks(MoxiTest):
             mock, _, client = self.one()
             client.send(b"mg k v\r\n")
             for _ in range(2):
-                mock.accept().expect(META_PROBE).send(b"VERSION 1.6.18\r\n" + answer).expect_closed()
+                mock.accept_expect(META_PROBE).send(b"VERSION 1.6.18\r\n" + answer).expect_closed()
             mock.accept_expect(b"get k\r\n").send(b"END\r\n")
             client.expect(b"EN\r\n")
 
@@ -314,8 +303,7 @@ class MetaMocks(MoxiTest):
         client = self.client(moxi, rcvbuf=4096)
         teacher = self.client(moxi)
         teacher.send(b"mg k\r\n")
-        server = mock.accept()
-        server.expect(META_PROBE).send(META_YES).expect(b"mg k\r\n").send(b"EN\r\n")
+        server = mock.accept_expect(META_PROBE).send(META_YES).expect(b"mg k\r\n").send(b"EN\r\n")
         teacher.expect(b"EN\r\n")
         for _ in range(200):
             teacher.send(b"mg k v\r\n")
@@ -348,8 +336,7 @@ class MetaMocks(MoxiTest):
             for cut in range(len(reply)):
                 client.send(request)
                 if cut > 0:
-                    server = mock.accept()
-                    server.expect(META_PROBE).send(META_YES)
+                    server = mock.accept_expect(META_PROBE).send(META_YES)
                 server.expect(request).send(reply[:cut])
                 server.close()
                 client.expect(told or b"SERVER_ERROR proxy downstream closed %s\r\n" % mock.host)
@@ -374,8 +361,7 @@ class MetaMocks(MoxiTest):
                     server.expect_closed()
                     client.expect_nothing()
                     client.send(b"mg k v\r\n")
-                    server = mock.accept()
-                    server.expect(META_PROBE).send(META_YES).expect(b"mg k v\r\n").send(b"EN\r\n")
+                    server = mock.accept_expect(META_PROBE).send(META_YES).expect(b"mg k v\r\n").send(b"EN\r\n")
                     client.expect(b"EN\r\n")
 
     def test_batch_nonsense(self):
@@ -392,12 +378,9 @@ class MetaMocks(MoxiTest):
 
     def test_timeout(self):
         """A late reply is swallowed: the next gets its own."""
-        _, _, client, server = self.established()
-        moxi_settings = {"downstream_timeout": ms(300)}
-        mock, _, client = self.one(moxi_settings)
+        mock, _, client = self.one({"downstream_timeout": ms(300)})
         client.send(b"mg k v\r\nms k 1 q\r\nx\r\n")
-        server = mock.accept()
-        server.expect(META_PROBE).send(META_YES).expect(b"mg k v\r\nms k 1\r\nx\r\n")
+        server = mock.accept_expect(META_PROBE).send(META_YES).expect(b"mg k v\r\nms k 1\r\nx\r\n")
         client.expect(b"EN\r\nSERVER_ERROR proxy downstream timeout %s\r\n" % mock.host)
         client.send(b"mg other v\r\n")
         server.expect(b"mg other v\r\n").send(b"VA 4\r\nlate\r\nHD\r\nVA 5\r\nright\r\n")

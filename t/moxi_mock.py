@@ -23,7 +23,7 @@ import unittest
 from mock_binary import Auto, BinaryMocks
 from mock_meta import MetaMocks
 from mock_quiet import QuietBinary, QuietMeta
-from moxilib import TIMEOUT, Conn, MoxiTest, SCALE, ms, await_true, proxy_stats, show
+from moxilib import TIMEOUT, Conn, OneMock, SCALE, bytewise, cuts, ms, await_true, proxy_stats, show, value
 
 # What other files have for this one to run: unittest finds it by these names.
 __all__ = ["Auto", "BinaryMocks", "MetaMocks", "QuietBinary", "QuietMeta"]
@@ -58,10 +58,6 @@ EXCHANGES = [
 ]
 
 
-def value(key, data, flags=0):
-    return b"VALUE %s %d %d\r\n%s\r\n" % (key, flags, len(data), data)
-
-
 def closed(mock):
     return b"SERVER_ERROR proxy downstream closed %s\r\n" % mock.host
 
@@ -77,19 +73,13 @@ def timed_out(mock):
 OUT = b"SERVER_ERROR proxy out of downstreams\r\n"
 
 
-class MockTest(MoxiTest):
+class MockTest(OneMock):
     def moxi(self, servers, settings=None, *args, **kw):
         """Each get has a line of its own, unless the settings say otherwise."""
         return super().moxi(servers, dict({"get_join_max": 1}, **(settings or {})), *args, **kw)
 
-    def one(self, settings=None, **kw):
-        """A mock, a moxi before it that holds back no request for fear of large replies, a client of that."""
-        mock = self.mock(**kw)
-        moxi = self.moxi([mock], dict({"client_buffer_max": 1 << 30}, **(settings or {})))
-        return mock, moxi, self.client(moxi)
-
     def established(self, settings=None):
-        """The same with the connection to the server already there."""
+        """As one(), with the connection to the server already there."""
         mock, moxi, client = self.one(settings)
         client.send(b"get first\r\n")
         server = mock.accept_expect(b"get first\r\n")
@@ -112,20 +102,18 @@ class Pieces(MockTest):
     def test_reply_cut_anywhere(self):
         _, _, client, server = self.established()
         for request, reply in EXCHANGES:
-            for cut in range(1, len(reply)):
+            for pieces in cuts(reply):
                 client.send(request)
-                server.expect(request)
-                server.send_pieces([reply[:cut], reply[cut:]])
+                server.expect(request).send_pieces(pieces)
                 client.expect(reply)
 
     def test_pipelined_replies_cut_anywhere(self):
         _, _, client, server = self.established()
         requests = b"".join(e[0] for e in EXCHANGES)
         replies = b"".join(e[1] for e in EXCHANGES)
-        for cut in range(1, len(replies)):
+        for pieces in cuts(replies):
             client.send(requests)
-            server.expect(requests)
-            server.send_pieces([replies[:cut], replies[cut:]])
+            server.expect(requests).send_pieces(pieces)
             client.expect(replies)
 
     def test_replies_byte_by_byte(self):
@@ -133,7 +121,7 @@ class Pieces(MockTest):
         client.send(b"".join(e[0] for e in EXCHANGES))
         server.expect(b"".join(e[0] for e in EXCHANGES))
         for _, reply in EXCHANGES:
-            server.send_pieces([reply[i:i + 1] for i in range(len(reply))])
+            server.send_pieces(bytewise(reply))
             client.expect(reply)
         client.expect_nothing()
 
@@ -141,16 +129,15 @@ class Pieces(MockTest):
         _, _, client, server = self.established()
         requests = b"".join(e[0] for e in EXCHANGES)
         replies = b"".join(e[1] for e in EXCHANGES)
-        for cut in range(1, len(requests)):
-            client.send_pieces([requests[:cut], requests[cut:]])
-            server.expect(requests)
-            server.send(replies)
+        for pieces in cuts(requests):
+            client.send_pieces(pieces)
+            server.expect(requests).send(replies)
             client.expect(replies)
 
     def test_requests_byte_by_byte(self):
         _, _, client, server = self.established()
         requests = b"".join(e[0] for e in EXCHANGES)
-        client.send_pieces([requests[i:i + 1] for i in range(len(requests))])
+        client.send_pieces(bytewise(requests))
         server.expect(requests)
         server.send(b"".join(e[1] for e in EXCHANGES))
         client.expect(b"".join(e[1] for e in EXCHANGES))
@@ -334,10 +321,9 @@ class Joined(MockTest):
         for hits in range(16):
             values = {k: value(k, b"END\r\n" * i, i) if hits >> i & 1 else b"" for i, k in enumerate(keys)}
             reply = b"".join(values[k] for k in keys) + self.END
-            for cut in range(1, len(reply)):
+            for pieces in cuts(reply):
                 client.send(b"".join(b"get " + b" ".join(get) + b"\r\n" for get in gets))
-                server.expect(b"get a bb ccc d\r\n")
-                server.send_pieces([reply[:cut], reply[cut:]])
+                server.expect(b"get a bb ccc d\r\n").send_pieces(pieces)
                 client.expect(b"".join(b"".join(values[k] for k in get) + self.END for get in gets))
 
     def test_gets(self):
@@ -754,15 +740,20 @@ class FlushAll(MockTest):
                 asked[0].expect(b"set k 0 0 1\r\nx\r\n").send(b"STORED\r\n")
                 client.expect(b"MN\r\n")
 
+    @staticmethod
+    def asked_and_spared(mocks):
+        """Of two servers the connection of the one that the set goes to, which it has got, and the other server."""
+        await_true(lambda: any(m.pending() for m in mocks), "the set")
+        asked, spared = mocks if mocks[0].pending() else mocks[::-1]
+        return asked.accept_expect(b"set k 0 0 1\r\nx\r\n"), spared
+
     def test_it_overtakes_nothing(self):
         """Nor is any flushed before what was asked of another has been carried out."""
         mocks = [self.mock() for _ in range(2)]
         moxi = self.moxi(mocks, LONG)
         client = self.client(moxi)
         client.send(b"set k 0 0 1 noreply\r\nx\r\nflush_all\r\nget k\r\n")
-        await_true(lambda: any(m.pending() for m in mocks), "the set")
-        asked, spared = mocks if mocks[0].pending() else mocks[::-1]
-        server = asked.accept_expect(b"set k 0 0 1\r\nx\r\n")
+        server, spared = self.asked_and_spared(mocks)
         self.client(moxi).turn()
         self.assertFalse(server.readable() or spared.pending())
         server.send(b"STORED\r\n").expect(b"flush_all\r\n").send(b"OK\r\n")
@@ -776,9 +767,7 @@ class FlushAll(MockTest):
         moxi = self.moxi(mocks, LONG)
         client = self.client(moxi)
         client.send(b"set k 0 0 1\r\nx\r\nflush_all\r\n")
-        await_true(lambda: any(m.pending() for m in mocks), "the set")
-        asked, spared = mocks if mocks[0].pending() else mocks[::-1]
-        server = asked.accept_expect(b"set k 0 0 1\r\nx\r\n")
+        server, spared = self.asked_and_spared(mocks)
         client.reset()
         spared.accept_expect(b"flush_all\r\n").send(b"OK\r\n")
         server.expect(b"flush_all\r\n").send(b"STORED\r\nOK\r\n")

@@ -51,6 +51,21 @@ def ms(n):
     return int(n * SCALE)
 
 
+def value(key, data, flags=0):
+    """A value as a server tells it to a get; END comes behind the last."""
+    return b"VALUE %s %d %d\r\n%s\r\n" % (key, flags, len(data), data)
+
+
+def cuts(data):
+    """The data in two pieces, in every way."""
+    return [(data[:i], data[i:]) for i in range(1, len(data))]
+
+
+def bytewise(data):
+    """The data in pieces of one byte."""
+    return [data[i:i + 1] for i in range(len(data))]
+
+
 def await_true(condition, what, timeout=TIMEOUT, pause=0.002):
     """Asks again and again until condition() is true; returns what it gave."""
     deadline = time.monotonic() + timeout
@@ -380,7 +395,7 @@ class EchoServer(threading.Thread):
 
     @classmethod
     def reply(cls, key):
-        return b"VALUE %s 0 %d\r\n%s\r\n" % (key, len(cls.value(key)), cls.value(key))
+        return value(key, cls.value(key))
 
     def run(self):
         conns = {}
@@ -421,6 +436,29 @@ class EchoServer(threading.Thread):
         self.join()
         os.close(self.stop_r)
         os.close(self.stop_w)
+
+
+class Crowd:
+    """Runs work(0), work(1) and so on up to count at once, each in a thread."""
+
+    def __init__(self, count, work):
+        self.work = work
+        self.errors = []
+        self.threads = [threading.Thread(target=self._run, args=(i,)) for i in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self, number):
+        try:
+            self.work(number)
+        except Exception as e:  # a thread has nobody else to tell
+            self.errors.append("%d: %r" % (number, e))
+
+    def join(self):
+        """Waits for the end of all; returns what was raised, as text."""
+        for thread in self.threads:
+            thread.join()
+        return self.errors
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -660,6 +698,18 @@ class MoxiTest(TestCase):
     def drop(self, moxi):
         """For a test that has ended moxi itself."""
         self._ends[1].remove(moxi.stop)
+
+
+class OneMock(MoxiTest):
+    """One server, which the test is."""
+
+    settings = {"client_buffer_max": 1 << 30}  # no request is held back for fear of large replies
+
+    def one(self, settings=None, **kw):
+        """The server, a moxi before it, and a client of that. Settings are besides those of the class."""
+        mock = self.mock(**kw)
+        moxi = self.moxi([mock], {**self.settings, **(settings or {})})
+        return mock, moxi, self.client(moxi)
 
 
 class BesideMemcached(MoxiTest):

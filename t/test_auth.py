@@ -13,8 +13,10 @@ import subprocess
 import tempfile
 import unittest
 
-from binarylib import (ADD, GET, GETQ, NOOP, QUIT, SASL_LIST, SET, STAT, VERSION, answer, packet, packets, store)
-from moxilib import META_PROBE, META_YES, MOXI, MoxiTest, await_true, free_port, ms, parse_stats, proxy_stats, server_name
+from binarylib import (ADD, GET, GETQ, NOOP, QUIT, SASL_LIST, SET, STAT, VERSION, answer, packet, packets, read_packet,
+                       store)
+from moxilib import (META_PROBE, META_YES, MOXI, MoxiTest, await_true, cuts, free_port, ms, parse_stats, proxy_stats,
+                     server_name)
 
 SASL_AUTH, SASL_STEP = 0x21, 0x22
 USERS = "joe:secret\nann:pa:ss word\n"
@@ -50,12 +52,7 @@ class AuthTest(MoxiTest):
 
     def statuses(self, client, n):
         """Of the next n packets."""
-        out = []
-        for _ in range(n):
-            head = client.read(24)
-            client.read(struct.unpack(">I", head[8:12])[0])
-            out.append(struct.unpack(">H", head[6:8])[0])
-        return out
+        return [read_packet(client)[0] for _ in range(n)]
 
 
 class TextClients(AuthTest):
@@ -91,8 +88,8 @@ class TextClients(AuthTest):
     def test_in_pieces(self):
         moxi = self.serve()
         session = b"get k\r\n" + text_auth(b"joe", b"secret") + b"get k\r\n"
-        for cut in range(1, len(session)):
-            self.client(moxi).send_pieces([session[:cut], session[cut:]]).expect(BARRED + b"STORED\r\nEND\r\n").close()
+        for pieces in cuts(session):
+            self.client(moxi).send_pieces(pieces).expect(BARRED + b"STORED\r\nEND\r\n").close()
 
     def test_what_a_stranger_can_make_it_hold(self):
         moxi = self.serve()

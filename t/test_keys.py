@@ -6,31 +6,15 @@ Run as /usr/bin/python3 t/test_keys.py [Class[.test]].
 """
 
 import re
-import struct
 import time
 import unittest
 
-from moxilib import SCALE, MoxiTest, await_true, ms, proxy_stats
+from binarylib import GET, GETQ, NOOP, SET, packet, read_packet, store
+from moxilib import SCALE, MoxiTest, await_true, ms, proxy_stats, value
 
 FIELDS = ("seen", "gets", "stores", "others", "hits", "misses", "read_bytes", "write_bytes")
 ON = {"key_stats_lifespan": 3600000, "key_stats_spec": "u:"}
 STORED = b"STORED\r\n"
-
-
-def value(key, data):
-    return b"VALUE %s 0 %d\r\n%s\r\n" % (key, len(data), data)
-
-
-def packet(op, key=b"", extras=b"", data=b""):
-    """A request of the binary protocol."""
-    return struct.pack(">BBHBBHIIQ", 0x80, op, len(key), len(extras), 0, 0, len(extras) + len(key) + len(data), 0,
-                       0) + extras + key + data
-
-
-def read_packet(client):
-    """The status and the value of the next reply."""
-    _, _, keylen, extralen, _, status, rest = struct.unpack(">BBHBBHI", client.read(24)[:12])
-    return status, client.read(rest)[keylen + extralen:]
 
 
 def by_key(stats, word):
@@ -105,12 +89,12 @@ class KeyStats(MoxiTest):
         for servers in ([self.memcached()], ["local"]):
             moxi = self.moxi(servers, ON)
             client = self.client(moxi)
-            client.send(packet(0x01, b"u:a b", bytes(8), b"hello"))
+            client.send(store(SET, b"u:a b", b"hello"))
             self.assertEqual(read_packet(client)[0], 0)
             for key, reply in ((b"u:a b", (0, b"hello")), (b"u:%", (1, b"Not found"))):
-                client.send(packet(0x00, key))
+                client.send(packet(GET, key))
                 self.assertEqual(read_packet(client), reply)
-            client.send(packet(0x09, b"u:a b") + packet(0x09, b"u:%") + packet(0x0a))
+            client.send(packet(GETQ, b"u:a b") + packet(GETQ, b"u:%") + packet(NOOP))
             self.assertEqual(read_packet(client), (0, b"hello"))
             self.assertEqual(read_packet(client), (0, b""))
             text = self.client(moxi)
@@ -262,7 +246,7 @@ class HotKeys(MoxiTest):
         def ask_and_look():
             client.ask(b"set a 0 0 3\r\nold\r\n" * 30, STORED * 30)
             client.ask(b"get b\r\n" * 29, b"END\r\n" * 29)
-            binary.send(packet(0x00, b"c %") * 10)
+            binary.send(packet(GET, b"c %") * 10)
             return self.told_of(client, {"a": (30, 0, 90, 0), "b": (29, 29, 0, 1), "c%20%25": (10, 10, 0, 0)})
 
         # A second that does not begin in the middle of it is what is wanted.

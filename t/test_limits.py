@@ -20,16 +20,12 @@ import threading
 import time
 import unittest
 
-from moxilib import (Client, Closed, MOXI, MoxiTest, Process, SCALE, TIMEOUT, await_true, free_port,
-                     has_sanitizer, ms, proxy_stats, server_name)
+from moxilib import (Client, Closed, Crowd, MOXI, MoxiTest, Process, SCALE, TIMEOUT, await_true, bytewise, free_port,
+                     has_sanitizer, ms, parse_stats, proxy_stats, server_name, value)
 
 STORED = b"STORED\r\n"
 END = b"END\r\n"
 VERSION = rb"VERSION .+\r\n"
-
-
-def value(key, data):
-    return b"VALUE %s 0 %d\r\n%s\r\n" % (key, len(data), data)
 
 
 def can_bind(address):
@@ -319,7 +315,7 @@ class BadClients(MoxiTest):
         client = self.client(self.proxy)
         session = (b"set s 0 0 10\r\n0123456789\r\nget s k\r\nincr x 1\r\nset k 0 0 x\r\nbogus\r\ndelete s\r\n"
                    b"get s\nset s 0 0 2001\r\n" + b"v" * 2001 + b"\r\n")
-        client.send_pieces([session[i:i + 1] for i in range(len(session))])
+        client.send_pieces(bytewise(session))
         client.expect(STORED + value(b"s", b"0123456789") + value(b"k", b"hello") + END +
                       b"NOT_FOUND\r\nCLIENT_ERROR bad command line format\r\nERROR\r\nDELETED\r\n" + END + STORED)
 
@@ -996,20 +992,8 @@ class Concurrent(MoxiTest):
             first.ask(b"set own-counter-%d 0 0 1\r\n0\r\n" % i, STORED)
         clients = [self.client(self.proxy) for _ in range(self.CLIENTS)]
         totals = [{"incr": 0, "cas": 0} for _ in clients]
-        errors = []
-
-        def run(i):
-            try:
-                self.play(i, clients[i], totals[i])
-            except Exception as e:  # a thread has nobody else to tell
-                errors.append("client %d: %r" % (i, e))
-
-        threads = [threading.Thread(target=run, args=(i,)) for i in range(self.CLIENTS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(errors, [])
+        crowd = Crowd(self.CLIENTS, lambda i: self.play(i, clients[i], totals[i]))
+        self.assertEqual(crowd.join(), [])
         # a noreply incr of another worker has been sent before its client's next command was answered
         first.send(b"get counter\r\n")
         self.assertEqual(int(first.lines_to_end()[1]), sum(t["incr"] for t in totals))
@@ -1022,25 +1006,19 @@ class Concurrent(MoxiTest):
     def test_comings_and_goings(self):
         """Clients connect, ask and leave at any moment, in both workers, while a server goes and others work."""
         stop = threading.Event()
-        errors = []
 
         def come_and_go(seed):
             rng = random.Random(seed)
-            try:
-                while not stop.is_set():
-                    client = Client(self.proxy.port)
-                    key = b"%d" % rng.randrange(1000)
-                    client.send(b"set %s 0 0 %d\r\n%s\r\n" % (key, len(key), key) * rng.randrange(5))
-                    client.send(b"get %s\r\n" % key * rng.randrange(5))
-                    if rng.random() < 0.5:
-                        client.turn_through = client.send(b"version\r\n").read_until(b"VERSION")
-                    client.reset() if rng.random() < 0.5 else client.close()
-            except Exception as e:  # as above
-                errors.append(repr(e))
+            while not stop.is_set():
+                client = Client(self.proxy.port)
+                key = b"%d" % rng.randrange(1000)
+                client.send(b"set %s 0 0 %d\r\n%s\r\n" % (key, len(key), key) * rng.randrange(5))
+                client.send(b"get %s\r\n" % key * rng.randrange(5))
+                if rng.random() < 0.5:
+                    client.send(b"version\r\n").read_until(b"VERSION")
+                client.reset() if rng.random() < 0.5 else client.close()
 
-        threads = [threading.Thread(target=come_and_go, args=(i,)) for i in range(8)]
-        for thread in threads:
-            thread.start()
+        crowd = Crowd(8, come_and_go)
         steady = self.client(self.proxy)
         try:
             for i in range(150):
@@ -1050,18 +1028,11 @@ class Concurrent(MoxiTest):
                 steady.send(b"set s%d 0 0 1\r\nx\r\nget s%d\r\nstats proxy\r\n" % (i, i))
                 steady.expect_match(rb"(STORED|SERVER_ERROR proxy .*)\r\n")
                 self.assertIn(steady.read_until(END), (END, value(b"s%d" % i, b"x") + END))
-                self.assertIn("basic:version", dict(self.stats_of(steady)))
+                self.assertIn("basic:version", parse_stats(steady))
         finally:
             stop.set()
-            for thread in threads:
-                thread.join()
+            errors = crowd.join()
         self.assertEqual(errors, [])
-
-    @staticmethod
-    def stats_of(client):
-        for line in client.lines_to_end():
-            key, _, text = line[5:].decode().partition(" ")
-            yield key, text
 
 
 if __name__ == "__main__":

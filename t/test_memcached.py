@@ -16,7 +16,7 @@ import threading
 import time
 import unittest
 
-from moxilib import MOXI, SCALE, Client, Moxi, MoxiTest, Process, await_true, free_port, has_sanitizer, parse_stats
+from moxilib import MOXI, SCALE, Client, Crowd, Moxi, MoxiTest, Process, await_true, free_port, has_sanitizer, parse_stats
 
 
 class Alone(Process):
@@ -839,25 +839,19 @@ class Watch(AloneTest):
         """Clients on all workers, evictions, watchers that come and go, some of which read."""
         moxi = self.alone("-m", "8", "-o", "watcher_logbuf_size=16,worker_logbuf_size=1", threads=2)
         stop = threading.Event()
-        failed = []
 
         def traffic(n):
-            try:
-                client = Client(moxi.port)
-                for i in range(1000000):
-                    if stop.is_set():
-                        break
-                    client.send(b"set k%d-%d 0 0 3000 noreply\r\n%s\r\nget k%d-%d none\r\nincr none 1\r\n" % (
-                        n, i, b"v" * 3000, n, i // 2))
-                    while client.line() != b"NOT_FOUND\r\n":
-                        pass
-                client.close()
-            except Exception as e:  # told by the test's own thread
-                failed.append(e)
+            client = Client(moxi.port)
+            for i in range(1000000):
+                if stop.is_set():
+                    break
+                client.send(b"set k%d-%d 0 0 3000 noreply\r\n%s\r\nget k%d-%d none\r\nincr none 1\r\n" % (
+                    n, i, b"v" * 3000, n, i // 2))
+                while client.line() != b"NOT_FOUND\r\n":
+                    pass
+            client.close()
 
-        threads = [threading.Thread(target=traffic, args=(n,)) for n in range(4)]
-        for thread in threads:
-            thread.start()
+        crowd = Crowd(4, traffic)
         try:
             for i in range(60):
                 watcher = self.watch(moxi, (b"fetchers", b"mutations evictions", b"evictions connevents")[i % 3])
@@ -869,8 +863,7 @@ class Watch(AloneTest):
                     watcher.close()
         finally:
             stop.set()
-            for thread in threads:
-                thread.join()
+            failed = crowd.join()
         self.assertEqual(failed, [])
 
 
@@ -976,23 +969,14 @@ class Concurrent(AloneTest):
     ROUNDS = 40
 
     def run_clients(self, moxi, act):
-        failures = []
-
         def run(number):
             client = Client(moxi.port)
             try:
                 act(client, number)
-            except AssertionError as e:
-                failures.append(str(e))
             finally:
                 client.close()
 
-        threads = [threading.Thread(target=run, args=(n,)) for n in range(self.CLIENTS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(failures, [])
+        self.assertEqual(Crowd(self.CLIENTS, run).join(), [])
 
     def test_incr(self):
         """Each result is given once, and they are all there."""
