@@ -63,6 +63,19 @@ static const struct codec *codec_of(const struct dconn *dc, const struct request
     return codecs[protocol];
 }
 
+/*
+ * Whether a reply is passed on as it came. Else it is composed anew, in its client's protocol; or as the server was not
+ * asked for a key that no line can hold: see codec_meta.
+ */
+static bool is_passed_on(const struct codec *codec, const struct request *r)
+{
+    if (UNLIKELY(codec != r->codec))
+        return false;
+    if (LIKELY(codec != &codec_meta || r->num_keys == 0 || !(r->terms.bits & TERM_BASE64)))
+        return true;
+    return r->op == OP_META_DEBUG || rkey_is_word(&r->keys[0]);
+}
+
 /* --- the timer --- */
 
 void dconn_arm(struct dconn *dc, uint64_t at_us)
@@ -689,7 +702,7 @@ static void begin_hit(struct dconn *dc, struct request *r, struct hit *hit)
 {
     uint8_t head[HIT_HEAD_MAX];
 
-    if (codec_of(dc, r) != r->codec)
+    if (!is_passed_on(codec_of(dc, r), r))
         dc->body_told = translate_head(r, hit, head);
     r->ops->begin(r, hit);
 }
@@ -715,7 +728,7 @@ static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chun
         *took = reply->consumed + body;
         if (!codec->check_tail(p + reply->consumed + hit->value_len, hit->tail_len))
             return malformed(dc, "a value without CR LF behind it");
-        if (LIKELY(!r->answered && codec == r->codec))
+        if (LIKELY(!r->answered && is_passed_on(codec, r)))
             r->ops->hit(r, hit, chunk, p, *took);
         else if (!r->answered)
             translate_hit(r, hit, chunk, p + reply->consumed, reply->consumed);
@@ -739,7 +752,7 @@ static bool handle_done(struct dconn *dc, struct reply *reply, size_t *took)
     if (r->goes_on)
         *took = 0;
     /* Errors are the same in both. */
-    if (reply->outcome.result != RESULT_ERROR && codec_of(dc, r) != r->codec)
+    if (reply->outcome.result != RESULT_ERROR && !is_passed_on(codec_of(dc, r), r))
         reply->outcome.text = NULL;
     return finish_reply(dc, &reply->outcome, reply->suspicious);
 }

@@ -445,18 +445,23 @@ static uint8_t *put_words(uint8_t *to, const uint8_t *p, const uint8_t *end)
     return to;
 }
 
-/* The flags of a request for a server. */
+/*
+ * The flags of a request for a server. It is not asked for a key that no line can hold: memcached tells one of an item
+ * that it has made of nothing, or that came in the binary protocol, as it is, with line ends that end the reply.
+ */
 static uint8_t *put_request_flags(uint8_t *to, const struct request *r)
 {
     const uint8_t *p, *end = flags_of(r, &p);
+    bool tells_key;
     size_t len;
 
     if (r->codec != &codec_meta)
         return put_terms(to, r);
-    if (!(r->terms.bits & TERM_QUIET))
+    tells_key = !(r->terms.bits & TERM_BASE64) || rkey_is_word(&r->keys[r->first]);
+    if (tells_key && !(r->terms.bits & TERM_QUIET))
         return put_words(to, p, end);
     for (; (len = next_flag(&p, end)) > 0; p += len) {
-        if (p[0] == 'q')
+        if (p[0] == 'q' || (p[0] == 'k' && !tells_key))
             continue;
         *to++ = ' ';
         to = put(to, p, len);
@@ -823,14 +828,47 @@ static enum parse_status parse_code(const struct request *r, const uint8_t *p, c
     return PARSE_OK;
 }
 
+/*
+ * "ME <key>" of the request's key: its length, or that of as much of it as is in n bytes at p; 0: it is something else.
+ * The key may be as it is, with line ends, though it was asked for in base64: see put_request_flags.
+ */
+static size_t debug_len(const struct request *r, const uint8_t *p, size_t n)
+{
+    uint8_t told[3 + (KEY_MAX + 2) / 3 * 4 + 1];
+
+    for (int base64 = 0; base64 <= 1; base64++) {
+        uint8_t *end = put_key(put(told, "ME ", 3), &r->keys[r->first], base64);
+        size_t len = (size_t)(end - told) + 1;
+
+        *end = ' ';
+        if (memcmp(told, p, n < len ? n : len) == 0)
+            return n < len ? n : len;
+    }
+    return 0;
+}
+
+/* Where a reply's first line may end; NULL: it is not the reply to the request. */
+static const uint8_t *may_end(const struct request *r, const uint8_t *p, size_t n, size_t seen)
+{
+    size_t len;
+
+    if (r->op != OP_META_DEBUG || n == 0 || p[0] != 'M')
+        /* A number may have been waited for, behind a line that is whole. */
+        return p + (is_arith(r) ? 0 : seen);
+    len = debug_len(r, p, n);
+    return len == 0 ? NULL : p + (len > seen ? len : seen);
+}
+
 static enum parse_status meta_parse_reply(const struct request *r, const uint8_t *p, size_t n, size_t seen,
                                           struct reply *reply)
 {
-    /* A number may have been waited for, behind a line that is whole. */
-    size_t from = is_arith(r) ? 0 : seen;
-    const uint8_t *lf = memchr(p + from, '\n', n - from);
+    const uint8_t *from = may_end(r, p, n, seen);
+    const uint8_t *lf;
 
     reply->suspicious = false;
+    if (from == NULL)
+        return text_bad_reply(reply, "a ME of another key");
+    lf = memchr(from, '\n', n - (size_t)(from - p));
     if (lf == NULL)
         return n < REPLY_LINE_MAX ? PARSE_MORE : text_bad_reply(reply, "a line without an end");
     reply->consumed = (size_t)(lf - p) + 1;
@@ -852,10 +890,11 @@ enum { REPLY_MAX = HIT_HEAD_MAX + U64_DIGITS + 8 };
 
 static uint8_t *put_key_flag(uint8_t *to, const struct request *r, const struct facts *facts)
 {
+    const struct rkey *key = &r->keys[r->first];
     bool is_get = r->op == OP_META_GET && facts != NULL;
-    bool base64 = is_get ? facts->is_binary : (r->terms.bits & TERM_BASE64) != 0;
+    bool base64 = (is_get ? facts->is_binary : (r->terms.bits & TERM_BASE64) != 0) || !rkey_is_word(key);
 
-    to = put_key(put_flag(to, 'k'), &r->keys[r->first], base64);
+    to = put_key(put_flag(to, 'k'), key, base64);
     return base64 ? put_flag(to, 'b') : to;
 }
 

@@ -182,10 +182,14 @@ static uint64_t fingerprint(const struct reply *reply)
 
 static void refuse(struct stream *s, const struct reply *reply, const uint8_t *p, size_t n)
 {
+    bool has_end;
+
     must(reply->why != NULL && reply->why[0] != '\0', "a bad reply has a reason");
     s->ended = true;
-    s->cut_line = !is_binary(s->codec) && memchr(p, '\n', n) == NULL;
-    must(!s->cut_line || n >= LINE_LIMIT, "only a long line is refused before its end");
+    has_end = is_binary(s->codec) || memchr(p, '\n', n) != NULL;
+    s->cut_line = !has_end && n >= LINE_LIMIT;
+    must(has_end || s->cut_line || s->request->op == OP_META_DEBUG,
+         "only a long line is refused before its end, or a me that tells another key");
     s->found[s->num_found++] = mix(0, reply->why, strlen(reply->why));
 }
 
@@ -193,8 +197,9 @@ static void refuse(struct stream *s, const struct reply *reply, const uint8_t *p
 static size_t take_piece(struct stream *s, const uint8_t *p, size_t n, size_t seen)
 {
     bool binary = is_binary(s->codec);
-    /* A number that is a value, and what is waited for of it. */
+    /* A number that is a value, and what is waited for of it; and a key that may have ends of lines. */
     bool two_lines = s->codec == &codec_meta && is_arith((enum opcode)s->request->op);
+    bool has_lines = two_lines || s->request->op == OP_META_DEBUG;
     size_t limit = LINE_LIMIT + (two_lines ? U64_DIGITS + 2 : 0);
     struct reply reply;
     enum parse_status status;
@@ -208,12 +213,12 @@ static size_t take_piece(struct stream *s, const uint8_t *p, size_t n, size_t se
         return 0;
     }
     if (status == PARSE_MORE) {
-        must(binary ? n < PACKET_LIMIT : (two_lines || memchr(p, '\n', n) == NULL) && n < limit,
+        must(binary ? n < PACKET_LIMIT : (has_lines || memchr(p, '\n', n) == NULL) && n < limit,
              "a line with an end, or a long one, is not waited for");
         return 0;
     }
     must(reply.consumed > 0 && reply.consumed <= n, "a piece is not longer than its bytes");
-    must(binary || two_lines || memchr(p, '\n', reply.consumed) == p + reply.consumed - 1, "a piece is one line");
+    must(binary || has_lines || memchr(p, '\n', reply.consumed) == p + reply.consumed - 1, "a piece is one line");
     if (reply.kind == REPLY_HIT) {
         judge_hit(s->request, s->codec, &reply, p);
         s->body_left = reply.hit.value_len + reply.hit.tail_len;

@@ -40,13 +40,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct key_list keys;
 static struct bufpool bufs;
 
-/* What a meta command says, but for its q, which is not passed on, and what makes no difference to a server. */
+/*
+ * What a meta command says, but for its q, and the k of a key that no line can hold, which are not passed on, and what
+ * makes no difference to a server.
+ */
 static uint64_t mix_meta(uint64_t hash, const struct command *cmd)
 {
     const struct terms *t = &cmd->terms;
     uint32_t no_matter = TERM_QUIET | TERM_LENIENT | (cmd->op == OP_META_SET ? TERM_TOUCH : 0);
     const uint64_t numbers[] = {t->bits & ~no_matter, t->mode,   (uint64_t)t->recache, (uint64_t)t->vivify, t->compare,
                                 t->new_unique,        t->initial};
+    const struct rkey key = {.p = cmd->key, .len = (uint32_t)cmd->key_len};
+    bool tells_key = !(t->bits & TERM_BASE64) || rkey_is_word(&key);
     const uint8_t *p = cmd->flags_text;
 
     hash = mix(hash, numbers, sizeof(numbers));
@@ -54,7 +59,7 @@ static uint64_t mix_meta(uint64_t hash, const struct command *cmd)
         const uint8_t *blank = memchr(p + at, ' ', cmd->flags_len - at);
 
         len = blank != NULL ? (size_t)(blank - p) - at : cmd->flags_len - at;
-        if (len > 0 && p[at] != 'q')
+        if (len > 0 && p[at] != 'q' && (p[at] != 'k' || tells_key))
             hash = mix(hash, p + at, len);
     }
     return hash;

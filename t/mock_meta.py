@@ -10,7 +10,8 @@ EXCHANGES = [
     (b"mg k v\r\n", None, b"EN\r\n"),
     (b"mg k v Oab\r\n", None, b"EN Oab\r\n"),
     (b"mg sly v\r\n", None, b"VA 24\r\n\r\nEND\r\nVA 1\r\nMN\r\nx\r\n\r\n\r\n\r\n"),
-    (b"mg YSBi b v k\r\n", None, b"VA 0 kYSBi b\r\n\r\n"),
+    (b"mg YWJj b v k\r\n", None, b"VA 0 kYWJj b\r\n\r\n"),
+    (b"mg YSBi b v k\r\n", b"mg YSBi b v\r\n", b"VA 0 kYSBi b\r\n\r\n"),
     (b"ms k 2 T5 c\r\nhi\r\n", None, b"HD c18446744073709551615\r\n"),
     (b"ms k 2 C5\r\nhi\r\n", None, b"EX\r\n"),
     (b"ms k 2 C5\r\nhi\r\n", None, b"NF\r\n"),
@@ -23,6 +24,8 @@ EXCHANGES = [
     (b"ma n D7 Oab\r\n", None, b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"),
     (b"me k\r\n", None, b"ME k exp=-1 la=7 cas=2 fetch=yes cls=1 size=63\r\n"),
     (b"me k\r\n", None, b"EN\r\n"),
+    (b"me CkVOCg== b\r\n", None, b"ME \nEN\n exp=-1 la=7 cas=2 fetch=yes cls=1 size=63\r\n"),
+    (b"me CkVOCg== b\r\n", None, b"ME CkVOCg== exp=-1 la=7 cas=2 fetch=yes cls=1 size=63\r\n"),
     (b"  mg   k   v  k \n", b"mg k v k\r\n", b"VA 1 kk\r\nx\r\n"),
     (b"get k\r\n", None, b"VALUE k 0 2\r\nhi\r\nEND\r\n"),
     (b"set k 0 0 1\r\nx\r\n", None, b"STORED\r\n"),
@@ -30,6 +33,8 @@ EXCHANGES = [
 
 # Quiet ones: what comes from the server, and what the client is told of it.
 QUIET = [
+    (b"mg YSBi b v k\r\n", b"mg YSBi b v\r\n", b"VA 0\r\n\r\n", b"VA 0 kYSBi b\r\n\r\n"),
+    (b"mg YSBi b k Oab\r\n", b"mg YSBi b Oab\r\n", b"EN Oab\r\n", b"EN kYSBi b Oab\r\n"),
     (b"mg k v q\r\n", b"mg k v\r\n", b"EN\r\n", b""),
     (b"mg k q v k\r\n", b"mg k v k\r\n", b"VA 1 kk\r\nx\r\n", b"VA 1 kk\r\nx\r\n"),
     (b"mg k s q\r\n", b"mg k s\r\n", b"HD s1\r\n", b"HD s1\r\n"),

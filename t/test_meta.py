@@ -12,7 +12,7 @@ import base64
 import re
 import unittest
 
-from moxilib import MoxiTest, await_true
+from moxilib import MoxiTest, await_true, proxy_stats
 from test_text import BIG, Both, Conversation, without_cas
 from test_text import SESSIONS as text_sessions
 
@@ -246,6 +246,59 @@ class MetaOverBinary(Sessions):
     num_servers = 3
     settings = {"downstream_protocol": "binary"}
     sessions = CLASSIC + IN_BINARY
+
+
+class KeysWithLineEnds(MoxiTest):
+    """
+    memcached tells the key of an item that it has made of nothing as it is, whatever bytes it has. What looks like a reply
+    in it is nobody's: all clients share a connection to the server.
+    """
+
+    evil = b"x\r\nVALUE secret 0 4\r\nEVIL\r\nEND\r\n"
+    keys = [evil, b"a b", b"\r\n", b" ", b"\n" * 186, b"x\r\nMN\r\n"]
+
+    def setUp(self):
+        super().setUp()
+        self.server = self.memcached()
+        self.proxy = self.moxi([self.server])
+        self.ours, self.theirs = self.client(self.proxy), self.client(self.proxy)
+        self.theirs.ask(b"set secret 0 0 4\r\nGOOD\r\n", b"STORED\r\n")
+
+    def ask_both(self, request, expected):
+        """Ours goes first; theirs is behind it in the same write, or in one soon after."""
+        for _ in range(3):
+            self.ours.send(request)
+            self.theirs.ask(b"get secret\r\n", b"VALUE secret 0 4\r\nGOOD\r\nEND\r\n")
+            found = self.ours.read_until(b"MN\r\n")
+            self.assertRegex(found, rb"(?s)\A" + expected + rb"MN\r\n\Z")
+
+    def bad_replies(self):
+        return proxy_stats(self.theirs)["%d:default:pstd_stats:err_downstream_bad_reply" % self.proxy.port]
+
+    def test_debug(self):
+        for key in self.keys[:-1]:
+            encoded = base64.b64encode(key)
+            self.ours.ask(b"mg %s b N1000\r\n" % encoded, b"HD W\r\n")
+            self.ask_both(b"me %s b\r\nmn\r\n" % encoded, rb"ME %s exp=-\d+ [^\r]*\r\n" % re.escape(key))
+            self.ours.ask(b"ms %s 1 b\r\nx\r\n" % encoded, b"HD\r\n")
+            self.ask_both(b"me %s b\r\nmn\r\n" % encoded, rb"ME %s exp=-1 [^\r]*\r\n" % re.escape(encoded))
+        self.assertEqual(self.bad_replies(), "0")
+
+    def test_key(self):
+        """And no reply is taken for a broken one, at which the connection would be closed, with all that is on it."""
+        for key in self.keys:
+            encoded = base64.b64encode(key)
+            told = re.escape(b" k%s b" % encoded)
+            self.ours.ask(b"mg %s b k\r\n" % encoded, b"EN k%s b\r\n" % encoded)
+            self.ours.ask(b"mg %s b N1000 k\r\n" % encoded, b"HD k%s b W\r\n" % encoded)
+            self.ask_both(b"mg %s b k s O7 v\r\nmg %s k b f\r\nmn\r\n" % (encoded, encoded),
+                          rb"VA 0%s s0 O7 Z\r\n\r\nHD%s f0 Z\r\n" % (told, told))
+            self.ours.ask(b"ms %s 300000 b k\r\n%s\r\n" % (encoded, b"v" * 300000), b"HD k%s b\r\n" % encoded)
+            self.ask_both(b"mg %s b k v\r\nmn\r\n" % encoded, rb"VA 300000%s\r\nv{300000}\r\n" % told)
+            self.ours.ask(b"md %s b k O1\r\n" % encoded, b"HD k%s b O1\r\n" % encoded)
+            self.ours.ask(b"ma %s b N0 k v\r\n" % encoded, b"VA 1 k%s b\r\n0\r\n" % encoded)
+            self.ask_both(b"ma %s b k\r\nmg %s b k\r\nmn\r\n" % (encoded, encoded), rb"HD%s\r\nHD%s\r\n" % (told, told))
+        self.assertEqual(self.bad_replies(), "0")
 
 
 class Newer(MoxiTest):
