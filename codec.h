@@ -132,6 +132,12 @@ struct codec {
 /* The text protocol: cproxy_protocol_a.c. */
 extern const struct codec codec_ascii;
 
+/*
+ * Whether the reply to a request in text has lines of keys as they are. What looks like its end may then be a part of a
+ * key, and what follows that another's: nothing else is to be asked on the connection, and it is to be closed.
+ */
+bool codec_ascii_tells_keys(const struct request *r);
+
 /* The meta commands, which stand beside it on a connection: cproxy_protocol_m.c. */
 extern const struct codec codec_meta;
 

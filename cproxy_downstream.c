@@ -382,6 +382,7 @@ static void connect_done(struct dconn *dc)
 
     dc->connect_us = 0;
     dc->heard = false;
+    dc->is_last = false;
     set_state(dc, DCONN_READY);
     counter_add(&d->counters->tot_downstream_connect, 1);
     log_info("downstream %s: connected", d->server->name);
@@ -587,6 +588,10 @@ static bool finish_reply(struct dconn *dc, const struct outcome *outcome, bool s
         counter_add(&dc->d->counters->tot_downstream_swallowed, 1);
     if (UNLIKELY(suspicious)) {
         close_ready(dc, RESULT_CLOSED, "the server does not know the command, and took its value for more of them");
+        return false;
+    }
+    if (UNLIKELY(dc->is_last) && dc->sent.head == NULL) {
+        close_ready(dc, RESULT_CLOSED, "the reply had keys in it, and may have more behind it");
         return false;
     }
     return true;
@@ -918,12 +923,13 @@ static bool compose_next(struct dconn *dc, struct join *join)
     if (dc->sent.head == NULL)
         dc->progress_us = loop->now_us;
     request_queue_push(&dc->sent, r);
+    dc->is_last = codec == &codec_ascii && codec_ascii_tells_keys(r);
     return true;
 }
 
 static bool can_compose(struct dconn *dc)
 {
-    return dc->unsent.head != NULL && !greeting_must_wait(dc);
+    return dc->unsent.head != NULL && !dc->is_last && !greeting_must_wait(dc);
 }
 
 /* How many keys a line may have that gets join. */

@@ -32,6 +32,7 @@ struct dconn {
     uint64_t binary_again_us; /* no_binary: when that one may be tried again; 0: when this one has been lost */
     enum introduced introduced;
     uint64_t composed; /* bytes composed since it was connected */
+    bool is_last;      /* what was composed last ends the connection: see codec_ascii_tells_keys */
 
     /* the reply that is being read: to sent.head */
     struct chunk *rest; /* an unfinished line, all `used` bytes of it */

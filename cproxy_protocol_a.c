@@ -498,6 +498,18 @@ static bool compose_stats(const struct request *r, struct bufpool *bufs, struct 
     return spanq_copy(out, bufs, CRLF, 2);
 }
 
+bool codec_ascii_tells_keys(const struct request *r)
+{
+    const uint8_t *p = r->arg;
+    struct token word;
+
+    if (LIKELY(r->op != OP_STATS) || r->arg_len == 0)
+        return false;
+    word.len = text_next_word(&p, r->arg + r->arg_len);
+    word.p = p;
+    return token_is(&word, "cachedump") || token_is(&word, "detail");
+}
+
 /*
  * "set auth 0 -1 <bytes>" and "<user> <password>", as memcached has it with -Y. A server that does not ask for it takes
  * it for an item, and one that has expired.
