@@ -171,6 +171,7 @@ struct cache_ask {
     bool is_silent;     /* it is neither an access nor a fetch */
     bool touches;       /* a new exptime */
     bool touches_first; /* before it is looked at for recache */
+    bool spares_new;    /* but not what is made */
     uint32_t exptime;
     bool recaches; /* what is gone before this second, and not for good, is to be renewed */
     uint32_t recache;
@@ -304,7 +305,8 @@ struct cache_arith {
     uint64_t initial;
     uint32_t vivify_exptime;
     bool binary_key;
-    bool touches; /* a new exptime */
+    bool touches;    /* a new exptime */
+    bool spares_new; /* but not what is made */
     uint32_t exptime;
     /* out; and exptime, as it is now */
     uint64_t value;

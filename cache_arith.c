@@ -130,7 +130,7 @@ static enum cache_result vivify(struct cache *cache, const void *key, size_t nke
 
     if (item == NULL)
         return result;
-    if (a->touches)
+    if (a->touches && !a->spares_new)
         item_set_exptime(item, a->exptime);
     memcpy(cache_item_value(item), digits, n);
     found = op_find(cache, key, nkey, false);

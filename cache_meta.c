@@ -45,14 +45,15 @@ static void look(struct cache *cache, struct cache_item *item, const struct cach
                  struct cache_state *state)
 {
     uint32_t exptime = cache_item_exptime(item);
+    bool touches = ask->touches && !(is_new && ask->spares_new);
 
     *state = state_of(item);
-    if (ask->touches)
+    if (touches)
         state->exptime = ask->exptime;
     state->won = wins(item, ask, ask->touches_first ? state->exptime : exptime, is_new);
     if (state->won)
         item_set_bits(item, item->bits | ITEM_SENT);
-    if (ask->touches)
+    if (touches)
         item_set_exptime(item, ask->exptime);
     if (!ask->is_silent) {
         op_access(cache, item);

@@ -66,6 +66,7 @@ static void run_get(struct local *l, struct request *r)
     const struct cache_ask ask = {.is_silent = has(r, TERM_SILENT),
                                   .touches = has(r, TERM_TOUCH),
                                   .touches_first = has(r, TERM_TOUCH_FIRST),
+                                  .spares_new = has(r, TERM_SPARE_NEW),
                                   .exptime = local_exptime(l, r->exptime),
                                   .recaches = has(r, TERM_RECACHE),
                                   .recache = local_exptime(l, r->terms.recache),
@@ -193,6 +194,7 @@ static void run_arith(struct local *l, struct request *r)
                             .vivify_exptime = local_exptime(l, r->terms.vivify),
                             .binary_key = has(r, TERM_BASE64),
                             .touches = has(r, TERM_TOUCH),
+                            .spares_new = has(r, TERM_SPARE_NEW),
                             .exptime = local_exptime(l, r->exptime)};
     enum cache_result result;
     struct facts facts;

@@ -95,9 +95,11 @@ static const char *set_seconds(char letter, const struct token *token, struct co
         cmd->terms.recache = (int32_t)seconds;
     else
         cmd->terms.vivify = (int32_t)seconds;
-    /* It is looked at in the order of the flags. */
+    /* They are looked at in the order of the flags. */
     if (letter == 'R' && (cmd->terms.bits & TERM_TOUCH))
         cmd->terms.bits |= TERM_TOUCH_FIRST;
+    if (letter == 'N' && (cmd->terms.bits & TERM_TOUCH))
+        cmd->terms.bits |= TERM_SPARE_NEW;
     return error;
 }
 

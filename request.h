@@ -117,7 +117,8 @@ enum {
     TERM_NEW_UNIQUE = 1 << 15,   /* E */
     TERM_INVALIDATE = 1 << 16,   /* I */
     TERM_REMOVE_VALUE = 1 << 17, /* x */
-    TERM_LENIENT = 1 << 18,      /* what is asked for of an item may be left out: a client of the binary protocol */
+    TERM_SPARE_NEW = 1 << 18,    /* T is not for what is made: N comes behind it */
+    TERM_LENIENT = 1 << 19,      /* what is asked for of an item may be left out: a client of the binary protocol */
 };
 
 /* Those of a meta get that may change something. */

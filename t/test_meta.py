@@ -38,6 +38,8 @@ SESSIONS = [
     b"mg a N30 s v t\r\nmg a N30 s v t\r\nmg a v\r\n", b"mg a N0 v t k Oz\r\nget a\r\n", b"mg a N30 q v\r\n",
     b"set e 0 100 1\r\nx\r\nmg e R30 v\r\nmg e R130 v\r\nmg e R130 v\r\nmg e v\r\n",
     b"mg k R30 v\r\n", b"mg k T20 R30\r\n", b"mg k R30 T20\r\nmg k R30\r\n",
+    b"mg a T50 N900\r\nmg a t\r\nmg b N900 T50 t\r\nmg b t\r\nmg k T50 N900\r\nmg k t\r\n",
+    b"ma a T50 N900 v\r\nmg a t\r\nma b N900 T50 t\r\nmg b t\r\nma n T50 N900\r\nmg n t\r\n",
     b"md k I\r\nmg k v\r\nmg k v\r\nget k\r\nmd k I\r\nmg k\r\n", b"md k I T30\r\nmg k t v\r\n",
     b"ms k 20000\r\n" + b"x" * 20000 + b"\r\nmg k v\r\nmd k I\r\nmg k h u\r\n",
     # ms
