@@ -63,6 +63,9 @@ static enum cache_result add_up(struct cache_item *item, const struct cache_arit
 
     if (item == NULL)
         return CACHE_NOT_FOUND;
+    /* memcached compares the unique before it reads a number, but not before it sees that there is none. */
+    if (item->nvalue == 0)
+        return CACHE_NON_NUMERIC;
     if (a->unique != 0 && a->unique != cache_item_unique(item))
         return CACHE_EXISTS;
     if (!number_of(item, &number))

@@ -59,7 +59,8 @@ WITH_UNIQUES = [
 ]
 BEYOND_TEXT = [
     packet(APPEND, b"k", value=b"x", cas=1), packet(DELETE, b"k", cas=1) + packet(GET, b"k"), packet(DELETE, b"a", cas=1),
-    count(INCR, b"n", 1, cas=99999), count(INCR, b"a", 5, 17) + count(INCR, b"a", 5, 17) + packet(GET, b"a"),
+    count(INCR, b"n", 1, cas=99999), store(SET, b"n", b"") + count(INCR, b"n", 1, cas=99999) + count(INCR, b"k", 1, cas=99999),
+    count(INCR, b"a", 5, 17) + count(INCR, b"a", 5, 17) + packet(GET, b"a"),
     count(DECR, b"a", 5, 17, 1000) + count(DECRQ, b"b", 5, 1) + packet(GET, b"b"), count(INCRQ, b"a", 1, 5) + packet(GETK, b"a"),
     store(SET, b"a b", b"x") + packet(GETK, b"a b") + packet(DELETE, b"a b") + packet(GETK, b"a b"),
     store(SET, b"\0\1\r\n", b"x") + packet(GETK, b"\0\1\r\n") + expire(GATK, b"\0\1\r\n", 5) + expire(TOUCH, b"\0\1\r\n", 5),
