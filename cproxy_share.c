@@ -209,6 +209,8 @@ static bool follow(struct request *r)
         return false;
     r->ops = &cproxy_relay_ops;
     r->in_conn = true;
+    /* Its leader's reply is kept, if any: nobody needs it when its client goes (share_carry). */
+    r->fills = false;
     r->next_down = leader->followers;
     leader->followers = r;
     counter_add(&r->pool->counters.tot_squashed, 1);

@@ -825,6 +825,15 @@ class Squash(FrontTest):
         b.expect(get())
         b.ask(b"get k\r\n", get())
 
+    def test_follower_gone_with_the_near_cache(self):
+        mock, moxi, a, b, server = self.together({"front_cache_lifespan": ms(60000), "front_cache_spec": "k"})
+        self.followed(moxi)
+        b.reset()
+        await_true(lambda: self.proxied(moxi, "num_upstream") == 2, "moxi sees it go")
+        server.send(get())
+        a.expect(get())
+        a.ask(b"get k\r\n", get())
+
 
 class OptimizeSet(FrontTest):
     def one(self, settings=None, threads=1):
