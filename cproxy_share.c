@@ -134,15 +134,23 @@ static struct request **flights_of(const struct request *r)
     return &r->pool->flights[(r->hash >> 32) % FLIGHT_PLACES];
 }
 
-/* Takes those out of a list that nobody may follow any more, as their keys were written. Whether there were any. */
-static bool drop_flights(struct request **link)
+/* Whether nobody may follow r any more, as keys of it were written; as far as that is told at once to one who asks. */
+static bool is_spent(const struct request *r, const struct request *asks)
+{
+    if (r->num_keys == 1)
+        return !guard_is_good(guard_of(r), r->hash, &r->ticket);
+    return r->hash == asks->hash && !guard_tickets_agree(&r->ticket, &asks->ticket);
+}
+
+/* Takes those out of r's place that are spent. Whether there were any. */
+static bool drop_flights(const struct request *asks, struct request **link)
 {
     bool dropped = false;
 
     while (*link != NULL) {
         struct request *r = *link;
 
-        if (guard_is_good(guard_of(r), r->hash, &r->ticket)) {
+        if (!is_spent(r, asks)) {
             link = &r->next_flight;
             continue;
         }
@@ -160,7 +168,7 @@ void share_lead(struct request *r)
 
     for (const struct request *other = *place; other != NULL; other = other->next_flight)
         n++;
-    if (n >= FLIGHTS_EACH && !drop_flights(place))
+    if (n >= FLIGHTS_EACH && !drop_flights(r, place))
         return;
     r->next_flight = *place;
     *place = r;
@@ -186,16 +194,25 @@ static bool is_in_time(const struct request *r, const struct request *leader)
            (leader->deadline_us > now && leader->deadline_us - now >= (r->deadline_us - now) / 2);
 }
 
-/* Whether what the server tells the leader is what it would tell r. */
-static bool may_follow(const struct request *r, const struct request *leader)
+static bool have_same_keys(const struct request *a, const struct request *b)
 {
-    return wants_value(r) && is_in_time(r, leader) && leader->hash == r->hash &&
-           leader->keys[0].len == r->keys[0].len && memcmp(leader->keys[0].p, r->keys[0].p, r->keys[0].len) == 0 &&
-           !leader->got_reply && (leader->codec == &codec_binary) == (r->codec == &codec_binary) &&
-           (needs_of(r) & ~knows_of(leader)) == 0 && guard_is_good(guard_of(r), r->hash, &leader->ticket);
+    if (a->num_keys != b->num_keys)
+        return false;
+    for (uint32_t i = 0; i < a->num_keys; i++)
+        if (a->keys[i].len != b->keys[i].len || memcmp(a->keys[i].p, b->keys[i].p, a->keys[i].len) != 0)
+            return false;
+    return true;
 }
 
-/* Whether r is answered with the reply to another. */
+/* Whether what the server tells the leader is what it would tell r, which has drawn its ticket just now. */
+static bool may_follow(const struct request *r, const struct request *leader)
+{
+    return leader->hash == r->hash && guard_tickets_agree(&leader->ticket, &r->ticket) && wants_value(r) &&
+           is_in_time(r, leader) && !leader->got_reply && have_same_keys(r, leader) &&
+           (leader->codec == &codec_binary) == (r->codec == &codec_binary) && (needs_of(r) & ~knows_of(leader)) == 0;
+}
+
+/* Whether r, which has drawn its ticket, is answered with the reply to another. */
 static bool follow(struct request *r)
 {
     struct request *leader = *flights_of(r);
@@ -560,6 +577,18 @@ void share_left(struct request *r)
 
 /* --- admission --- */
 
+/* A plain read that is to be asked, its ticket drawn: others may follow it, and what it brings may be kept. */
+static void begin_read(struct request *r)
+{
+    /* While a key is being written, the reply is for nobody else. */
+    if (guard_ticket_is_free(&r->ticket)) {
+        r->leads = r->pool->settings->squash && tells_all(r);
+        r->left = share_left;
+    } else {
+        r->fills = false;
+    }
+}
+
 /* A plain read of one key. */
 static bool admit_read(struct request *r)
 {
@@ -576,18 +605,12 @@ static bool admit_read(struct request *r)
     } else if (squashes) {
         r->hash = hash_of(r, &r->keys[0]);
     }
-    if (squashes && follow(r))
-        return true;
     if (!r->fills && !squashes)
         return false;
     r->ticket = guard_ask(guard_of(r), r->hash);
-    /* While the key is being written, the reply is for nobody else. */
-    if (guard_is_good(guard_of(r), r->hash, &r->ticket)) {
-        r->leads = squashes && tells_all(r);
-        r->left = share_left;
-    } else {
-        r->fills = false;
-    }
+    if (squashes && follow(r))
+        return true;
+    begin_read(r);
     return false;
 }
 
@@ -621,6 +644,36 @@ static bool wants_any(struct request *r)
     return false;
 }
 
+/* A hash of all keys in their order, and a ticket for them. */
+static void ask_for_all(struct request *r)
+{
+    struct guard *guard = guard_of(r);
+
+    r->hash = 0;
+    r->ticket = guard_ask_none(guard);
+    for (uint32_t i = 0; i < r->num_keys; i++) {
+        uint64_t hash = hash_of(r, &r->keys[i]);
+
+        r->hash = (r->hash ^ hash) * UINT64_C(0x9e3779b97f4a7c15);
+        guard_ask_more(guard, hash, &r->ticket);
+    }
+}
+
+/* A plain read of several keys. */
+static bool admit_several(struct request *r)
+{
+    r->fills = front_of(r) != NULL && wants_any(r);
+    if (!r->pool->settings->squash)
+        return false;
+    ask_for_all(r);
+    if (follow(r))
+        return true;
+    r->leads = guard_ticket_is_free(&r->ticket);
+    if (r->leads)
+        r->left = share_left;
+    return false;
+}
+
 bool share_admit(struct request *r)
 {
     if (LIKELY(r->op == OP_GET && r->num_keys == 1))
@@ -628,11 +681,9 @@ bool share_admit(struct request *r)
     if (r->op == OP_FLUSH_ALL) {
         share_hold(r);
     } else if (op_flags((enum opcode)r->op) & OPF_KEY) {
-        if (is_plain_read(r) && r->num_keys == 1)
-            return admit_read(r);
         if (is_plain_read(r))
-            r->fills = front_of(r) != NULL && wants_any(r);
-        else if (is_write(r) && r->hold == HOLD_NONE)
+            return r->num_keys == 1 ? admit_read(r) : admit_several(r);
+        if (is_write(r) && r->hold == HOLD_NONE)
             share_hold(r);
     }
     return false;

@@ -8,6 +8,9 @@
  * as long as the ticket is good (guard_is_good): no write of the key was on its way when it was drawn, or has begun
  * since. guard_begin_all and guard_end_all are for what writes all keys.
  *
+ * One ticket may be for several keys (guard_ask_more): it has the sum of their words. All that happens to a word adds
+ * to its upper half, so if two sums of the same words are equal, nothing has happened to any of them in between.
+ *
  * Keys are told apart by some bits of their hash: two of them may be one to a guard, which only makes a ticket bad that
  * could be good. The hash is the guard's own, keyhash_of(&g->hash, …). Any thread may call any function at any time,
  * but for create and destroy; nothing waits.
@@ -76,9 +79,32 @@ static inline struct guard_ticket guard_ask(struct guard *g, uint64_t hash)
     return (struct guard_ticket){.all = atomic_load(&g->all), .key = atomic_load(guard_word_of(g, hash))};
 }
 
+/* A ticket for no key; guard_ask_more makes it one for another key as well. */
+static inline struct guard_ticket guard_ask_none(struct guard *g)
+{
+    return (struct guard_ticket){.all = atomic_load(&g->all)};
+}
+
+static inline void guard_ask_more(struct guard *g, uint64_t hash, struct guard_ticket *ticket)
+{
+    ticket->key += atomic_load(guard_word_of(g, hash));
+}
+
+/* Whether none of its keys was being written when a ticket was drawn. */
+static inline bool guard_ticket_is_free(const struct guard_ticket *ticket)
+{
+    return ((ticket->all | ticket->key) & GUARD_PENDING) == 0;
+}
+
+/* Whether no write of their keys, which are the same, has begun or ended between the draws of two tickets. */
+static inline bool guard_tickets_agree(const struct guard_ticket *a, const struct guard_ticket *b)
+{
+    return a->all == b->all && a->key == b->key;
+}
+
 static inline bool guard_is_good(struct guard *g, uint64_t hash, const struct guard_ticket *ticket)
 {
-    return ((ticket->all | ticket->key) & GUARD_PENDING) == 0 && atomic_load(&g->all) == ticket->all &&
+    return guard_ticket_is_free(ticket) && atomic_load(&g->all) == ticket->all &&
            atomic_load(guard_word_of(g, hash)) == ticket->key;
 }
 

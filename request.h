@@ -342,7 +342,7 @@ struct request {
     /* what is kept of its reply, or shared: cproxy_share.c */
     void (*left)(struct request *r); /* called when it is released; NULL: not */
     struct guard_ticket ticket;
-    uint64_t hash;               /* of its only key */
+    uint64_t hash;               /* of its only key, or of all of them */
     struct cache_item *filling;  /* a value that arrives is copied there */
     size_t filled;               /* bytes of it so far, */
     size_t fill_len;             /* and in all */

@@ -54,6 +54,42 @@ static void check_all_keys(void)
     check(!is_good(ticket) && is_good(guard_ask(g, KEY)), "and those that are older, after it");
 }
 
+static struct guard_ticket ask_two(void)
+{
+    struct guard_ticket ticket = guard_ask_none(g);
+
+    guard_ask_more(g, KEY, &ticket);
+    guard_ask_more(g, OTHER, &ticket);
+    return ticket;
+}
+
+/* Whether tickets for two keys are equal exactly if nothing happens in between. */
+static bool tells(void (*happens)(struct guard *g, uint64_t hash), uint64_t hash)
+{
+    struct guard_ticket before = ask_two(), same = ask_two(), after;
+
+    happens(g, hash);
+    after = ask_two();
+    return guard_tickets_agree(&before, &same) && !guard_tickets_agree(&before, &after);
+}
+
+static void check_several_keys(void)
+{
+    struct guard_ticket before = ask_two(), ticket;
+
+    check(guard_ticket_is_free(&before), "a ticket for two keys is free with no write on its way");
+    check(tells(guard_begin, KEY) && tells(guard_begin, OTHER), "it tells that a write of either has begun");
+    ticket = ask_two();
+    check(!guard_ticket_is_free(&ticket), "and is not free during it");
+    check(tells(guard_end, KEY) && tells(guard_end, OTHER), "and that one has ended");
+    ticket = ask_two();
+    check(guard_ticket_is_free(&ticket) && !guard_tickets_agree(&before, &ticket), "it is free then, but another");
+    guard_begin_all(g);
+    ticket = ask_two();
+    check(!guard_ticket_is_free(&ticket), "nor is it free while all keys are written");
+    guard_end_all(g);
+}
+
 static void *write_often(void *arg)
 {
     (void)arg;
@@ -86,6 +122,7 @@ int main(void)
     check_one_key();
     check_others();
     check_all_keys();
+    check_several_keys();
     check_threads();
     guard_destroy(g);
     guard_destroy(NULL);

@@ -835,6 +835,254 @@ class Squash(FrontTest):
         a.ask(b"get k\r\n", get())
 
 
+class SquashSeveral(FrontTest):
+    """Gets of several keys, which one server is asked for in one line."""
+
+    ask = b"get a b c\r\n"
+    whole = value(b"a", b"1") + value(b"b", b"2") + value(b"c", b"3") + b"END\r\n"
+
+    def one(self, settings=None, threads=1):
+        return super().one(settings, threads, base=dict(LONG, squash=1, get_join_max=1, client_buffer_max=1 << 30))
+
+    def together(self, settings=None):
+        """a leads, b follows."""
+        mock, moxi, a, b = self.one(settings)
+        a.send(self.ask)
+        server = mock.accept_expect(self.ask)
+        b.send(self.ask)
+        self.followed(moxi)
+        return mock, moxi, a, b, server
+
+    def followed(self, moxi, n=1):
+        await_true(lambda: self.proxied(moxi, "tot_squashed") == n, "%d follow" % n)
+
+    def gone(self, moxi, client):
+        before = self.proxied(moxi, "num_upstream")
+        client.reset()
+        await_true(lambda: self.proxied(moxi, "num_upstream") == before - 1, "moxi sees it go")
+
+    def test_asked_once(self):
+        large = value(b"b", b"x" * 1000000)
+        for reply in (self.whole, value(b"a", b"1") + value(b"c", b"", 7) + b"END\r\n", value(b"b", b"2") + b"END\r\n", b"END\r\n",
+                      b"SERVER_ERROR out of memory reading request\r\n", value(b"a", b"1") + large + value(b"c", b"3") + b"END\r\n"):
+            for stream_min in (0, 1 << 16):
+                mock, moxi, a, b, server = self.together({"stream_min": stream_min})
+                server.send(reply)
+                a.expect(reply)
+                b.expect(reply)
+                self.served(b, server, self.ask, self.whole)
+
+    def test_counted(self):
+        mock, moxi, a, b, server = self.together()
+        server.send(value(b"a", b"1") + get(b"b"))
+        b.expect(value(b"a", b"1") + get(b"b"))
+        self.assertEqual(self.stats(moxi, b"all", "pstd_stats_cmd:regular_get:hits"), 4)
+        self.assertEqual(self.stats(moxi, b"all", "pstd_stats_cmd:regular_get:misses"), 2)
+        self.assertEqual(self.proxied(moxi, "tot_multiget_keys"), 6)
+
+    def test_thousand_clients(self):
+        mock, moxi, a, b = self.one()
+        clients = [self.client(moxi) for _ in range(1000)]
+        for client in clients:
+            client.send(self.ask)
+        server = mock.accept_expect(self.ask)
+        self.followed(moxi, 999)
+        server.expect_nothing()
+        server.send(self.whole)
+        for client in clients:
+            client.expect(self.whole)
+
+    def test_unequal_lists(self):
+        mock, moxi, a, b, server = self.together()
+        others = [b"get %s\r\n" % keys for keys in (b"a b", b"a b c d", b"a c b", b"b c", b"a b cc", b"a bc", b"a b b c", b"a", b"c")]
+        others += [b"gets a b c\r\n"]
+        for other in others:
+            b.send(other)
+            server.expect(other)
+        server.send(self.whole + b"END\r\n" * len(others))
+        a.expect(self.whole)
+        b.expect(self.whole + b"END\r\n" * len(others))
+        self.followed(moxi)
+
+    def test_the_same_key_twice(self):
+        self.ask = b"get a a b\r\n"
+        mock, moxi, a, b, server = self.together()
+        server.send(value(b"a", b"1") * 2 + get(b"b"))
+        a.expect(value(b"a", b"1") * 2 + get(b"b"))
+        b.expect(value(b"a", b"1") * 2 + get(b"b"))
+
+    def test_not_over_a_write(self):
+        """Of any of the keys: in the same worker, and in another."""
+        for key in (b"a", b"b", b"c"):
+            for threads in (1, 2):
+                mock, moxi, a, b = self.one(threads=threads)
+                c = self.client(moxi)
+                a.send(self.ask)
+                reads = mock.accept_expect(self.ask)
+                write = b"set %s 0 0 3\r\nnew\r\n" % key
+                b.send(write)
+                writes = mock.accept_expect(write) if threads == 2 else reads.expect(write)
+                c.send(self.ask)
+                reads.expect(self.ask)
+                fresh = get(key, b"new")
+                reads.send(self.whole)
+                writes.send(b"STORED\r\n")
+                b.expect(b"STORED\r\n")
+                reads.send(fresh)
+                a.expect(self.whole)
+                c.expect(fresh)
+
+    def test_after_a_write(self):
+        """One who has asked while it was being written is not followed; who asks later is."""
+        mock, moxi, a, b = self.one()
+        c = self.client(moxi)
+        b.send(b"delete b\r\n")
+        server = mock.accept_expect(b"delete b\r\n")
+        for _ in range(2):
+            a.send(self.ask)
+            server.expect(self.ask)
+        server.send(b"DELETED\r\n")
+        b.expect(b"DELETED\r\n")
+        b.send(self.ask)
+        server.expect(self.ask)
+        c.send(self.ask)
+        self.followed(moxi)
+        server.send(self.whole * 2 + b"END\r\n")
+        a.expect(self.whole * 2)
+        b.expect(b"END\r\n")
+        c.expect(b"END\r\n")
+
+    def test_flush_all_between(self):
+        mock, moxi, a, b, server = self.together()
+        c = self.client(moxi)
+        c.send(b"flush_all\r\n" + self.ask)
+        server.expect(b"flush_all\r\n" + self.ask).send(self.whole + b"OK\r\nEND\r\n")
+        for client in (a, b):
+            client.expect(self.whole)
+        c.expect(b"OK\r\nEND\r\n")
+
+    def test_many_spent(self):
+        """Those that nobody may follow any more make room for one that may be."""
+        mock, moxi, a, b = self.one()
+        a.send((self.ask + b"delete c\r\n") * 12 + self.ask)
+        server = mock.accept_expect((self.ask + b"delete c\r\n") * 12 + self.ask)
+        server.send((b"END\r\n" + b"DELETED\r\n") * 12)
+        a.expect((b"END\r\n" + b"DELETED\r\n") * 12)
+        b.send(self.ask + self.ask)
+        server.expect(self.ask)
+        self.followed(moxi)
+        server.send(b"END\r\n" + self.whole)
+        b.expect(self.whole * 2)
+
+    def test_not_once_the_reply_has_begun(self):
+        mock, moxi, a, b = self.one()
+        a.send(self.ask)
+        server = mock.accept_expect(self.ask)
+        server.send_pieces([self.whole[:15]])
+        b.send(self.ask)
+        server.expect(self.ask).send(self.whole[15:] + self.whole)
+        a.expect(self.whole)
+        b.expect(self.whole)
+
+    def test_leader_gone(self):
+        for at in (0, 15, 40):
+            mock, moxi, a, b, server = self.together()
+            server.send_pieces([self.whole[:at]] if at else [])
+            self.gone(moxi, a)
+            server.send(self.whole[at:])
+            b.expect(self.whole)
+            self.served(b, server, self.ask, self.whole)
+
+    def test_follower_gone(self):
+        for at in (0, 15, 40):
+            mock, moxi, a, b, server = self.together()
+            server.send_pieces([self.whole[:at]] if at else [])
+            self.gone(moxi, b)
+            server.send(self.whole[at:])
+            a.expect(self.whole)
+            self.served(a, server, self.ask, self.whole)
+
+    def test_lost_and_timed_out(self):
+        mock, moxi, a, b, server = self.together()
+        server.close()
+        server = mock.accept_expect(self.ask)
+        server.send(self.whole[:35]).close()
+        for client in (a, b):
+            client.expect(value(b"a", b"1") + get(b"b", b"2"))
+        mock, moxi, a, b, server = self.together({"downstream_timeout": ms(300)})
+        for client in (a, b):
+            client.expect(b"END\r\n")
+        b.send(self.ask)
+        server.expect(self.ask).send(self.whole + b"END\r\n")
+        b.expect(b"END\r\n")
+
+    def test_pipelined_behind_a_follower(self):
+        """It is carried out behind what the follower is answered with, whichever connection that took."""
+        mock, moxi, a, b = self.one({"downstream_conn_max": 4})
+        a.send(self.ask)
+        server = mock.accept_expect(self.ask)
+        write = b"set c 0 0 1\r\nx\r\n"
+        b.send(self.ask + write + self.ask)
+        self.followed(moxi)
+        server.expect(write + self.ask).send(self.whole + b"STORED\r\n" + get(b"c", b"x"))
+        a.expect(self.whole)
+        b.expect(self.whole + b"STORED\r\n" + get(b"c", b"x"))
+
+    def test_joined(self):
+        """A line that others have joined may be followed all the same."""
+        mock, moxi, a, b = self.one({"get_join_max": 100})
+        a.send(self.ask + b"get d\r\n")
+        server = mock.accept_expect(b"get a b c d\r\n")
+        b.send(self.ask + b"get d\r\n")
+        self.followed(moxi, 2)
+        server.send(value(b"a", b"1") + value(b"b", b"2") + get(b"d"))
+        for client in (a, b):
+            client.expect(value(b"a", b"1") + value(b"b", b"2") + b"END\r\n" + get(b"d"))
+
+    def test_servers_of_other_protocols(self):
+        mock, moxi, a, b = self.one({"downstream_protocol": "meta"})
+        a.send(self.ask)
+        server = mock.accept()
+        self.assertEqual([server.line().split()[0] for _ in range(4)], [b"mg", b"mg", b"mg", b"mn"])
+        b.send(self.ask)
+        self.followed(moxi)
+        server.send(b"VA 1 f0 O1\r\n2\r\nMN\r\n")
+        for client in (a, b):
+            client.expect(get(b"b", b"2"))
+
+    def slow_and_quick(self, large):
+        """A moxi that has learned that values are small; a client that does not read, and is owed `large`, asked for as x."""
+        mock, moxi, a, b = self.one({"client_buffer_max": 65536, "stream_min": 0})
+        server = self.first(mock, a, b"get x\r\n", get(b"x"))
+        for _ in range(60):
+            self.served(a, server, b"get x\r\n", get(b"x"))
+        slow = self.client(moxi, rcvbuf=8192)
+        slow.send(b"get x\r\n")
+        server.expect(b"get x\r\n")
+        return mock, moxi, a, b, slow, server
+
+    def test_one_is_slow(self):
+        """Leader or follower: it asks again for what it was owed too much to take."""
+        large = get(b"x", b"y" * 8000000)
+        values = value(b"a", b"z" * 1000) + value(b"b", b"w" * 1000) + b"END\r\n"
+        for slow_leads in (True, False):
+            mock, moxi, a, b, slow, server = self.slow_and_quick(large)
+            for client in (slow, a) if slow_leads else (a, slow):
+                client.send(self.ask)
+                client.sync()
+                b.turn()
+            server.expect(self.ask)
+            self.followed(moxi)
+            server.send(large + values)
+            a.expect(values)
+            await_true(lambda: self.proxied(moxi, "tot_put_off") == 1, "it is put off")
+            slow.expect(large)
+            # As values are large, as moxi has learned, one by one.
+            for key, reply in ((b"a", get(b"a", b"z" * 1000)), (b"b", get(b"b", b"w" * 1000)), (b"c", b"END\r\n")):
+                server.expect(b"get %s\r\n" % key).send(reply)
+            slow.expect(values)
+
+
 class OptimizeSet(FrontTest):
     def one(self, settings=None, threads=1):
         return super().one(settings, threads, base=dict(LONG, optimize_set="k", get_join_max=1))
