@@ -276,7 +276,7 @@ void cproxy_send(struct request *r, uint32_t server)
     }
     r->conn = client_pin(r, d);
     if (UNLIKELY(r->leads))
-        share_lead(r);
+        squash_lead(r);
     downstream_enqueue(d, r->conn, r);
 }
 

@@ -97,7 +97,7 @@ struct pool_state {
     struct local *local;             /* NULL: no server is */
     const struct cproxy_shared *shared;
 
-    struct request **flights; /* what may be followed: cproxy_share.c; NULL: nothing */
+    struct request **flights; /* what may be followed: cproxy_squash.c; NULL: nothing */
     struct pocket *pocket;    /* what of the near cache is asked for most; NULL without that */
     struct item_out items;    /* replies from the near cache */
 
@@ -214,9 +214,13 @@ extern const struct request_ops cproxy_relay_ops;
 /* Before it has a slot. True: it is answered, or will be with the reply to another. */
 bool share_admit(struct request *r) MUST_CHECK;
 
-/* For one that share_admit has marked: `leads`, when its server is known; `leads` or `fills`, for its reply. */
-void share_lead(struct request *r);
+/* For the reply to one that share_admit has marked: it `leads`, or `fills`. */
 extern const struct request_ops share_ops;
+
+/* What the reply to a plain read has to tell of an item, and what it tells: see cproxy_front.h. */
+unsigned share_needs(const struct request *r);
+unsigned share_knows(const struct request *r);
+bool share_wants_value(const struct request *r);
 
 /* The client of r goes while it is on a connection. True: others need its reply, so it has to stay, without owner. */
 bool share_carry(struct request *r);
@@ -244,6 +248,28 @@ void share_fill_miss(struct request *r, const struct rkey *key);
 /* Once a pool_state. False when memory ran out. */
 bool share_setup(struct pool_state *ps) MUST_CHECK;
 void share_teardown(struct pool_state *ps);
+
+/* --- cproxy_squash.c: only with squash --- */
+
+/* One that share_admit has marked, `leads`: it may be followed from now on, as its server is known. */
+void squash_lead(struct request *r);
+
+/* Whether r, a plain read whose ticket has been drawn just now, will be answered with the reply to another. */
+bool squash_follow(struct request *r) MUST_CHECK;
+
+/* A value of the reply to r, for those that follow it: as request_ops. */
+void squash_hit(struct request *r, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n);
+void squash_begin(struct request *r, const struct hit *hit);
+void squash_data(struct request *r, struct chunk *chunk, uint8_t *p, size_t n);
+void squash_end(struct request *r);
+
+/* Takes its followers from r, which nobody may follow any more; and ends them, as it has ended. */
+struct request *squash_take(struct request *r) MUST_CHECK;
+void squash_done(struct request *followers, const struct outcome *outcome);
+
+/* Once a pool_state. False when memory ran out. */
+bool squash_setup(struct pool_state *ps) MUST_CHECK;
+void squash_teardown(struct pool_state *ps);
 
 /* --- cproxy_keys.c --- */
 

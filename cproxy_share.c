@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * cproxy_share - replies that serve for more than the request that they are to: kept in the near cache (cproxy_front),
- * and given to all who ask the same at once (squash).
+ * and given to all who ask the same at once (cproxy_squash.c).
  *
  *   share_admit   a write: the guard is told, and the near cache forgets the key; until the request is released
  *                 a plain read: from the near cache; or it follows one that is on its way; or it goes to a server, its
@@ -10,23 +10,12 @@
  *
  * Plain reads are those that tell nothing of an item but what does not change unless it is written: get, mg with v f k
  * s q O b, get and its kin in the binary protocol. What they need, and what the reply to one tells, differs by protocol
- * (needs_of, knows_of).
- *
- * A follower stands in no queue but its leader's list; who leads is on a connection. It is as if both had been asked at
- * once: it follows only while the leader's ticket is good, so no write lies between them, and only a leader that takes
- * the connection that it would have taken, so that what its client asks after it is carried out after it. If a leader's
- * client goes, the leader stays, as a carrier, for its followers.
+ * (share_needs, share_knows).
  */
 #include <assert.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cproxy.h"
-
-enum {
-    FLIGHT_PLACES = 1024,
-    FLIGHTS_EACH = 8, /* in one place: where there are as many, what comes is not to be followed */
-};
 
 #define PLAIN_TERMS (TERM_QUIET | TERM_BASE64 | TERM_VALUE | TERM_FLAGS | TERM_SIZE)
 
@@ -104,19 +93,17 @@ static unsigned facts_of(const struct request *r, const char *key_flags)
     return FRONT_STATE | (has_flag(r, key_flags) ? FRONT_KEY : 0);
 }
 
-/* What its reply has to tell, */
-static unsigned needs_of(const struct request *r)
+unsigned share_needs(const struct request *r)
 {
     return facts_of(r, "kb");
 }
 
-/* and what it tells. */
-static unsigned knows_of(const struct request *r)
+unsigned share_knows(const struct request *r)
 {
     return facts_of(r, "k");
 }
 
-static bool wants_value(const struct request *r)
+bool share_wants_value(const struct request *r)
 {
     return r->op != OP_META_GET || (r->terms.bits & TERM_VALUE);
 }
@@ -125,113 +112,6 @@ static bool wants_value(const struct request *r)
 static bool tells_all(const struct request *r)
 {
     return r->op != OP_META_GET || (~r->terms.bits & (TERM_VALUE | TERM_FLAGS)) == 0;
-}
-
-/* --- flights: requests that may be followed --- */
-
-static struct request **flights_of(const struct request *r)
-{
-    return &r->pool->flights[(r->hash >> 32) % FLIGHT_PLACES];
-}
-
-/* Whether nobody may follow r any more, as keys of it were written; as far as that is told at once to one who asks. */
-static bool is_spent(const struct request *r, const struct request *asks)
-{
-    if (r->num_keys == 1)
-        return !guard_is_good(guard_of(r), r->hash, &r->ticket);
-    return r->hash == asks->hash && !guard_tickets_agree(&r->ticket, &asks->ticket);
-}
-
-/* Takes those out of r's place that are spent. Whether there were any. */
-static bool drop_flights(const struct request *asks, struct request **link)
-{
-    bool dropped = false;
-
-    while (*link != NULL) {
-        struct request *r = *link;
-
-        if (!is_spent(r, asks)) {
-            link = &r->next_flight;
-            continue;
-        }
-        *link = r->next_flight;
-        r->leads = false;
-        dropped = true;
-    }
-    return dropped;
-}
-
-void share_lead(struct request *r)
-{
-    struct request **place = flights_of(r);
-    unsigned n = 0;
-
-    for (const struct request *other = *place; other != NULL; other = other->next_flight)
-        n++;
-    if (n >= FLIGHTS_EACH && !drop_flights(r, place))
-        return;
-    r->next_flight = *place;
-    *place = r;
-}
-
-static void leave_flights(struct request *r)
-{
-    struct request **link = flights_of(r);
-
-    while (*link != NULL && *link != r)
-        link = &(*link)->next_flight;
-    if (*link != NULL)
-        *link = r->next_flight;
-    r->leads = false;
-}
-
-/* Whether a leader, who will be answered by its own deadline, has at least half of the time left that r has. */
-static bool is_in_time(const struct request *r, const struct request *leader)
-{
-    uint64_t now = r->pool->loop->now_us;
-
-    return leader->deadline_us == 0 ||
-           (leader->deadline_us > now && leader->deadline_us - now >= (r->deadline_us - now) / 2);
-}
-
-static bool have_same_keys(const struct request *a, const struct request *b)
-{
-    if (a->num_keys != b->num_keys)
-        return false;
-    for (uint32_t i = 0; i < a->num_keys; i++)
-        if (a->keys[i].len != b->keys[i].len || memcmp(a->keys[i].p, b->keys[i].p, a->keys[i].len) != 0)
-            return false;
-    return true;
-}
-
-/* Whether what the server tells the leader is what it would tell r, which has drawn its ticket just now. */
-static bool may_follow(const struct request *r, const struct request *leader)
-{
-    return leader->hash == r->hash && guard_tickets_agree(&leader->ticket, &r->ticket) && wants_value(r) &&
-           is_in_time(r, leader) && !leader->got_reply && have_same_keys(r, leader) &&
-           (leader->codec == &codec_binary) == (r->codec == &codec_binary) && (needs_of(r) & ~knows_of(leader)) == 0;
-}
-
-/* Whether r, which has drawn its ticket, is answered with the reply to another. */
-static bool follow(struct request *r)
-{
-    struct request *leader = *flights_of(r);
-
-    while (leader != NULL && !may_follow(r, leader))
-        leader = leader->next_flight;
-    if (leader == NULL)
-        return false;
-    r->server = leader->server;
-    if (!client_pin_to(r, leader->conn))
-        return false;
-    r->ops = &cproxy_relay_ops;
-    r->in_conn = true;
-    /* Its leader's reply is kept, if any: nobody needs it when its client goes (share_carry). */
-    r->fills = false;
-    r->next_down = leader->followers;
-    leader->followers = r;
-    counter_add(&r->pool->counters.tot_squashed, 1);
-    return true;
 }
 
 bool share_carry(struct request *r)
@@ -265,7 +145,7 @@ static bool answer(struct request *r)
     struct outcome outcome = {.result = RESULT_END};
     struct front_hit hit;
 
-    switch (pocket_get(ps->pocket, r->hash, &r->keys[0], needs_of(r), ps->loop->now_us, &ps->counters, &hit)) {
+    switch (pocket_get(ps->pocket, r->hash, &r->keys[0], share_needs(r), ps->loop->now_us, &ps->counters, &hit)) {
     case FRONT_ASK:
         r->fills = tells_all(r);
         return false;
@@ -275,8 +155,8 @@ static bool answer(struct request *r)
         break;
     case FRONT_HIT:
         r->ops = &cproxy_relay_ops;
-        counter_add(&ps->counters.front.tot_saved_bytes, wants_value(r) ? hit.value_len : 0);
-        if (!wants_value(r)) {
+        counter_add(&ps->counters.front.tot_saved_bytes, share_wants_value(r) ? hit.value_len : 0);
+        if (!share_wants_value(r)) {
             outcome = (struct outcome){.result = RESULT_FOUND, .facts = &hit.facts};
             cproxy_count_hit(r, 0, 0);
             front_hit_release(&hit);
@@ -306,7 +186,7 @@ enum front_result share_look(const struct request *r, const struct rkey *key, st
         front_meet(front_of(r), hash, &ps->counters);
         return FRONT_ASK;
     }
-    result = pocket_get(ps->pocket, hash, key, needs_of(r), ps->loop->now_us, &ps->counters, hit);
+    result = pocket_get(ps->pocket, hash, key, share_needs(r), ps->loop->now_us, &ps->counters, hit);
     if (result == FRONT_ASK)
         *ticket = guard_ask(guard_of(r), hash);
     return result;
@@ -321,7 +201,7 @@ void share_begin_fill(struct request *r, const struct rkey *key, const struct hi
     if (!guard_is_good(guard_of(r), r->hash, &r->ticket))
         return;
     if (!is_stale)
-        r->filling = front_begin_fill(front_of(r), key, hit->value_len, facts, knows_of(r), &r->pool->counters);
+        r->filling = front_begin_fill(front_of(r), key, hit->value_len, facts, share_knows(r), &r->pool->counters);
     if (r->filling == NULL)
         /* There may be an older one, which was to be renewed. */
         front_forget(front_of(r), r->hash, key, &r->pool->counters);
@@ -366,36 +246,6 @@ void share_set_fill(struct request *part, const struct rkey *key, const struct g
     part->ticket = *ticket;
 }
 
-/* --- the reply to one whose reply others may have --- */
-
-/* The first of a list of followers whose client is still there. */
-static struct request *live(struct request *r)
-{
-    while (r != NULL && r->answered)
-        r = r->next_down;
-    return r;
-}
-
-#define FOR_EACH_FOLLOWER(other, r) \
-    for (struct request *other = live((r)->followers); other != NULL; other = live(other->next_down))
-
-/*
- * A value for a follower: with a head of its own. Only one client is told to renew it (won): the leader's, or, if that
- * has gone, the first that is told such things.
- */
-static void begin_follower(struct request *r, const struct hit *hit, bool *won)
-{
-    uint8_t head[HIT_HEAD_MAX];
-    struct hit own = *hit;
-
-    own.facts.won = *won && op_is_meta(r->op);
-    own.facts.is_sent |= hit->facts.won && !own.facts.won;
-    *won = *won && !own.facts.won;
-    own.head_len = r->codec->compose_head(r, &own, head);
-    own.head = head;
-    r->ops->begin(r, &own);
-}
-
 /* The value is to be kept, if it is the one that was asked for to be. */
 static void begin_keeping(struct request *r, const struct hit *hit)
 {
@@ -407,34 +257,20 @@ static void begin_keeping(struct request *r, const struct hit *hit)
 
 static void share_hit(struct request *r, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
 {
-    uint8_t *value = p + hit->head_len;
-    bool won = hit->facts.won && r->owner == NULL;
-
     begin_keeping(r, hit);
     if (r->filling != NULL) {
-        share_fill(r, value, hit->value_len);
+        share_fill(r, p + hit->head_len, hit->value_len);
         share_end_fill(r);
     }
-    FOR_EACH_FOLLOWER (other, r) {
-        if (other->op == OP_GET && r->op == OP_GET) {
-            other->ops->hit(other, hit, chunk, p, n);
-            continue;
-        }
-        begin_follower(other, hit, &won);
-        other->ops->data(other, chunk, value, hit->value_len + hit->tail_len);
-        other->ops->end(other);
-    }
+    squash_hit(r, hit, chunk, p, n);
     if (r->owner != NULL)
         cproxy_relay_ops.hit(r, hit, chunk, p, n);
 }
 
 static void share_begin(struct request *r, const struct hit *hit)
 {
-    bool won = hit->facts.won && r->owner == NULL;
-
     begin_keeping(r, hit);
-    FOR_EACH_FOLLOWER (other, r)
-        begin_follower(other, hit, &won);
+    squash_begin(r, hit);
     if (r->owner != NULL)
         cproxy_relay_ops.begin(r, hit);
 }
@@ -443,8 +279,7 @@ static void share_data(struct request *r, struct chunk *chunk, uint8_t *p, size_
 {
     if (r->filling != NULL)
         share_fill(r, p, n);
-    FOR_EACH_FOLLOWER (other, r)
-        other->ops->data(other, chunk, p, n);
+    squash_data(r, chunk, p, n);
     if (r->owner != NULL)
         cproxy_relay_ops.data(r, chunk, p, n);
 }
@@ -453,43 +288,24 @@ static void share_end(struct request *r)
 {
     if (r->filling != NULL)
         share_end_fill(r);
-    FOR_EACH_FOLLOWER (other, r)
-        other->ops->end(other);
+    squash_end(r);
     if (r->owner != NULL)
         cproxy_relay_ops.end(r);
 }
 
-static void end_followers(struct request *followers, const struct outcome *outcome)
-{
-    struct request *r;
-
-    while ((r = followers) != NULL) {
-        followers = r->next_down;
-        request_left_conn(&r->pool->loop->requests, &r->pool->loop->bufs, r, outcome);
-    }
-}
-
 static void share_done(struct request *r, const struct outcome *outcome)
 {
-    struct outcome theirs = *outcome;
-    struct request *followers = r->followers;
+    struct request *followers = squash_take(r);
 
-    if (r->leads)
-        leave_flights(r);
     if (r->fills && outcome->result == RESULT_END)
         share_fill_miss(r, &r->keys[0]);
     r->fills = false;
     drop_fill(r);
-    r->followers = NULL;
-    /* Errors are lines that all have; what else the server wrote was for one. */
-    if (theirs.result != RESULT_ERROR)
-        theirs.text = NULL;
-    theirs.facts = NULL;
     if (r->owner != NULL)
         cproxy_relay_ops.done(r, outcome);
     else
         request_let_go(&r->pool->loop->requests, &r->pool->loop->bufs, &r);
-    end_followers(followers, &theirs);
+    squash_done(followers, outcome);
 }
 
 const struct request_ops share_ops = {
@@ -564,15 +380,11 @@ static void end_hold(struct request *r)
 void share_left(struct request *r)
 {
     const struct outcome lost = {.result = RESULT_CLOSED};
-    struct request *followers = r->followers;
 
     if (r->hold != HOLD_NONE)
         end_hold(r);
-    if (r->leads)
-        leave_flights(r);
     drop_fill(r);
-    r->followers = NULL;
-    end_followers(followers, &lost);
+    squash_done(squash_take(r), &lost);
 }
 
 /* --- admission --- */
@@ -608,7 +420,7 @@ static bool admit_read(struct request *r)
     if (!r->fills && !squashes)
         return false;
     r->ticket = guard_ask(guard_of(r), r->hash);
-    if (squashes && follow(r))
+    if (squashes && squash_follow(r))
         return true;
     begin_read(r);
     return false;
@@ -666,7 +478,7 @@ static bool admit_several(struct request *r)
     if (!r->pool->settings->squash)
         return false;
     ask_for_all(r);
-    if (follow(r))
+    if (squash_follow(r))
         return true;
     r->leads = guard_ticket_is_free(&r->ticket);
     if (r->leads)
@@ -697,15 +509,12 @@ bool share_setup(struct pool_state *ps)
         if (ps->pocket == NULL)
             return false;
     }
-    if (!ps->settings->squash)
-        return true;
-    ps->flights = calloc(FLIGHT_PLACES, sizeof(*ps->flights));
-    return ps->flights != NULL;
+    return squash_setup(ps);
 }
 
 void share_teardown(struct pool_state *ps)
 {
     item_out_teardown(&ps->items);
     pocket_destroy(ps->pocket);
-    free(ps->flights);
+    squash_teardown(ps);
 }
