@@ -107,11 +107,14 @@ static bool have_same_keys(const struct request *a, const struct request *b)
     return true;
 }
 
-/* Whether what the server tells the leader is what it would tell r, which has drawn its ticket just now. */
+/*
+ * Whether what the server tells the leader, if it still cares (answered), is what it would tell r, which has drawn its
+ * ticket just now.
+ */
 static bool may_follow(const struct request *r, const struct request *leader)
 {
     return leader->hash == r->hash && guard_tickets_agree(&leader->ticket, &r->ticket) && share_wants_value(r) &&
-           is_in_time(r, leader) && !leader->got_reply && have_same_keys(r, leader) &&
+           is_in_time(r, leader) && !leader->answered && !leader->got_reply && have_same_keys(r, leader) &&
            (leader->codec == &codec_binary) == (r->codec == &codec_binary) &&
            (share_needs(r) & ~share_knows(leader)) == 0;
 }

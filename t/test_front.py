@@ -647,6 +647,16 @@ class Squash(FrontTest):
         server.send(reply[200000:])
         b.expect(reply)
 
+    def test_leader_gone_that_nobody_followed(self):
+        mock, moxi, a, b = self.one()
+        a.send(b"get k\r\n")
+        server = mock.accept_expect(b"get k\r\n")
+        a.reset()
+        await_true(lambda: self.proxied(moxi, "num_upstream") == 2, "moxi sees it go")
+        b.send(b"get k\r\n")
+        server.expect(b"get k\r\n").send(get() * 2)
+        b.expect(get())
+
     def test_follower_gone(self):
         mock, moxi, a, b, server = self.together()
         self.followed(moxi)
