@@ -632,6 +632,7 @@ void cproxy_ask_again(struct request *r)
 
     client_set_put_off(r, false);
     r->parked = false;
+    r->alone = false;
     r->answered = false;
     r->got_reply = false;
     r->tries = 0;

@@ -263,9 +263,18 @@ void squash_begin(struct request *r, const struct hit *hit);
 void squash_data(struct request *r, struct chunk *chunk, uint8_t *p, size_t n);
 void squash_end(struct request *r);
 
-/* Takes its followers from r, which nobody may follow any more; and ends them, as it has ended. */
+/* A value of one that was split, of that key, with its head, in pieces. */
+void squash_pieces(struct request *r, uint32_t key, const struct spanq *pieces);
+
+/* Nobody may follow r any more. */
+void squash_leave(struct request *r);
+
+/* The same, and its followers are taken from it. They end, as it has ended; */
 struct request *squash_take(struct request *r) MUST_CHECK;
 void squash_done(struct request *followers, const struct outcome *outcome);
+
+/* or, though it has not, they have all up to key number `from`, and ask for the rest themselves. */
+void squash_part(struct request *followers, uint32_t from);
 
 /* Once a pool_state. False when memory ran out. */
 bool squash_setup(struct pool_state *ps) MUST_CHECK;
@@ -321,6 +330,9 @@ void multiget_refuse(struct request *r);
 
 /* Whether every key has been asked for. */
 bool multiget_all_asked(const struct request *r);
+
+/* Whether all its keys have been asked for, and nothing has come back yet, of one that squash_lead was called for. */
+bool multiget_is_unanswered(const struct request *r);
 
 /* Frees what a multiget has gathered, once its client has gone: its parts are swallowed. */
 void multiget_abandon(struct request *r);

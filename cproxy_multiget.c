@@ -15,6 +15,11 @@
  * again (SLOT_AGAIN; see client_puts_off). A value is handed on whole, but for one of stream_min bytes or more whose
  * turn it is.
  *
+ * Others may follow one that is asked for whole at once (cproxy_squash.c). They are told what is in the slots before
+ * that is handed on, or at the latest when all parts are there, whether or not it is the leader's turn then. When it
+ * puts off a value, or its client goes, they ask for what they have not been told themselves (part_ways). So that
+ * nothing gets between, what their clients send behind them is not asked before they are answered (request.alone).
+ *
  * A gat has another limit: memcached closes a connection on which more than 2,048 bytes of a line arrive without its
  * end, unless it is a get or gets.
  *
@@ -61,6 +66,7 @@ struct multiget {
     uint32_t cursor;    /* the first that was not handed on yet */
     uint32_t num_out;   /* parts on their way */
     uint32_t num_again; /* slots in SLOT_AGAIN */
+    uint32_t told; /* the first of which those who follow were not told yet; no value is handed on before it is told */
     bool any_value;
     bool was_asked;    /* a server was asked for something */
     enum result error; /* of a part that failed for another reason than that its server is away; NONE: none */
@@ -81,10 +87,66 @@ static struct loop *loop_of(const struct request *r)
     return r->pool->loop;
 }
 
+/* --- those that follow --- */
+
+/* Tells them what is in the slots up to the first that is still open. */
+static void tell(struct request *r)
+{
+    struct multiget *m = r->parts;
+
+    /* What is missing may turn out to be an error. */
+    if (m->error != RESULT_NONE && !m->any_value)
+        return;
+    for (; m->told < r->num_keys && m->states[m->told] != SLOT_PENDING; m->told++) {
+        const struct slot *slot = &m->slots[m->told];
+        const struct hit hit = {.key = m->told};
+
+        assert(m->states[m->told] != SLOT_GONE && m->states[m->told] != SLOT_AGAIN);
+        if (m->states[m->told] == SLOT_PIECE)
+            squash_hit(r, &hit, slot->piece.chunk, slot->piece.p, slot->piece.len);
+        else if (m->states[m->told] == SLOT_QUEUE)
+            squash_pieces(r, m->told, &slot->queue);
+    }
+}
+
+/* From here on they ask themselves. */
+static void part_ways(struct request *r)
+{
+    const struct multiget *m = r->parts;
+
+    if (r->followers != NULL)
+        tell(r);
+    squash_part(squash_take(r), m->told);
+}
+
+static enum result result_of(const struct multiget *m)
+{
+    return m->any_value || m->error == RESULT_NONE ? RESULT_END : m->error;
+}
+
+/* All parts have come back. */
+static void end_followers(struct request *r)
+{
+    const struct multiget *m = r->parts;
+    struct outcome outcome = {.result = result_of(m)};
+    uint8_t line[REPLY_LINE_MAX];
+
+    tell(r);
+    if (outcome.result == RESULT_ERROR) {
+        assert(m->error_text.bytes <= sizeof(line));
+        spanq_peek_tail(&m->error_text, line, m->error_text.bytes);
+        outcome.text = line;
+        outcome.text_len = m->error_text.bytes;
+    }
+    squash_done(squash_take(r), &outcome);
+}
+
 /* --- the parts' replies --- */
 
 static void fail_memory(struct request *part)
 {
+    /* The value is lost for the part's client alone. */
+    part_ways(part->parent);
     client_fail(part->parent->owner, "out of memory");
 }
 
@@ -98,6 +160,7 @@ static bool put_off(struct request *part, uint32_t key)
         return false;
     if (key == m->cursor && client_is_turn(r))
         return false;
+    part_ways(r);
     m->states[key] = SLOT_AGAIN;
     m->num_again++;
     client_set_put_off(r, true);
@@ -111,6 +174,8 @@ static bool emit(struct request *r)
     struct bufpool *bufs = &loop_of(r)->bufs;
     struct spanq *out = client_output(r);
 
+    if (UNLIKELY(r->followers != NULL))
+        tell(r);
     for (; m->cursor < m->next_key; m->cursor++) {
         struct slot *slot = &m->slots[m->cursor];
 
@@ -234,7 +299,8 @@ static void part_begin(struct request *part, const struct hit *hit)
     m->arriving_bytes += bytes;
     part->value_key = hit->key;
     part->value_bytes = bytes;
-    part->may_stream = stream_min > 0 && hit->value_len >= stream_min;
+    /* What others need is kept until they have been told of it. */
+    part->may_stream = stream_min > 0 && hit->value_len >= stream_min && part->parent->followers == NULL;
     if (!spanq_copy(&part->held, &loop_of(part)->bufs, hit->head, hit->head_len))
         fail_memory(part);
 }
@@ -349,8 +415,13 @@ static void part_done(struct request *part, const struct outcome *outcome)
     m->num_out--;
     client_unpin(part, outcome);
     request_let_go(&loop_of(r)->requests, &loop_of(r)->bufs, &m->parts[part->server]);
-    if (m->num_out == 0)
-        client_wrote(r);
+    if (UNLIKELY(r->leads))
+        squash_leave(r);
+    if (m->num_out > 0)
+        return;
+    if (UNLIKELY(r->followers != NULL))
+        end_followers(r);
+    client_wrote(r);
 }
 
 static const struct request_ops part_ops = {
@@ -426,6 +497,7 @@ static void add_key(struct request *r, uint32_t i)
         part = m->parts[server] = make_part(r, server, i);
         if (part == NULL) {
             m->states[i] = SLOT_MISS;
+            r->leads = false;
             client_fail(r->owner, "out of memory");
             return;
         }
@@ -539,6 +611,27 @@ static bool is_enough(const struct request *r, size_t bytes)
     return bytes > 0 && client_unwritten(r) + bytes > r->pool->settings->client_buffer_max;
 }
 
+/* The first keys have been asked for: if that was all of them, others may follow. */
+static void lead(struct request *r)
+{
+    const struct multiget *m = r->parts;
+
+    r->leads = m->next_key == r->num_keys && m->num_out > 0;
+    if (r->leads)
+        squash_lead(r);
+}
+
+bool multiget_is_unanswered(const struct request *r)
+{
+    const struct multiget *m = r->parts;
+
+    /* Once a part has come back it leads no longer. */
+    for (uint32_t s = 0; s < r->pool->pool->num_servers; s++)
+        if (m->parts[s] != NULL && m->parts[s]->got_reply)
+            return false;
+    return m->cursor == 0;
+}
+
 /* Asks for the next keys, as many as the window allows. */
 void multiget_ask(struct request *r)
 {
@@ -566,6 +659,8 @@ void multiget_ask(struct request *r)
             share_hold(m->parts[s]);
         cproxy_send(m->parts[s], s);
     }
+    if (UNLIKELY(r->leads))
+        lead(r);
     if (m->num_out == 0)
         client_wrote(r);
 }
@@ -628,12 +723,10 @@ bool multiget_admit(struct request *r, uint32_t *server)
 static void finish(struct request *r)
 {
     struct multiget *m = r->parts;
-    struct outcome outcome = {.result = RESULT_END};
+    struct outcome outcome = {.result = result_of(m)};
     struct spanq text = m->error_text;
 
     spanq_init(&m->error_text);
-    if (!m->any_value && m->error != RESULT_NONE)
-        outcome.result = m->error;
     if (!m->was_asked && m->error == RESULT_NONE)
         counter_add(&r->pool->counters.front.tot_saved_requests, 1);
     multiget_free(r);
@@ -686,6 +779,7 @@ void multiget_abandon(struct request *r)
 {
     struct multiget *m = r->parts;
 
+    part_ways(r);
     for (uint32_t s = 0; s < r->pool->pool->num_servers; s++)
         if (m->parts[s] != NULL)
             request_let_go(&loop_of(r)->requests, &loop_of(r)->bufs, &m->parts[s]);

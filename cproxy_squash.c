@@ -76,8 +76,7 @@ void squash_lead(struct request *r)
     *place = r;
 }
 
-/* Nobody may follow r any more. */
-static void leave_flights(struct request *r)
+void squash_leave(struct request *r)
 {
     struct request **link = flights_of(r);
 
@@ -107,14 +106,19 @@ static bool have_same_keys(const struct request *a, const struct request *b)
     return true;
 }
 
-/*
- * Whether what the server tells the leader, if it still cares (answered), is what it would tell r, which has drawn its
- * ticket just now.
- */
+/* Whether a reply to the leader will come, and nothing of it has come yet. */
+static bool is_unanswered(const struct request *leader)
+{
+    if (request_is_split(leader))
+        return multiget_is_unanswered(leader);
+    return !leader->answered && !leader->got_reply;
+}
+
+/* Whether what servers tell the leader is what they would tell r, which has drawn its ticket just now. */
 static bool may_follow(const struct request *r, const struct request *leader)
 {
     return leader->hash == r->hash && guard_tickets_agree(&leader->ticket, &r->ticket) && share_wants_value(r) &&
-           is_in_time(r, leader) && !leader->answered && !leader->got_reply && have_same_keys(r, leader) &&
+           is_in_time(r, leader) && is_unanswered(leader) && have_same_keys(r, leader) &&
            (leader->codec == &codec_binary) == (r->codec == &codec_binary) &&
            (share_needs(r) & ~share_knows(leader)) == 0;
 }
@@ -127,8 +131,9 @@ bool squash_follow(struct request *r)
         leader = leader->next_flight;
     if (leader == NULL)
         return false;
+    r->alone = request_is_split(leader);
     r->server = leader->server;
-    if (!client_pin_to(r, leader->conn))
+    if (!r->alone && !client_pin_to(r, leader->conn))
         return false;
     r->ops = &cproxy_relay_ops;
     r->in_conn = true;
@@ -205,12 +210,25 @@ void squash_end(struct request *r)
         other->ops->end(other);
 }
 
+void squash_pieces(struct request *r, uint32_t key, const struct spanq *pieces)
+{
+    /* As it is whole, there is nothing to be streamed: none of it is called the value. */
+    const struct hit hit = {.key = key, .tail_len = pieces->bytes};
+
+    FOR_EACH_FOLLOWER (other, r) {
+        other->ops->begin(other, &hit);
+        for (const struct span *span = pieces->head; span != NULL; span = span->next)
+            other->ops->data(other, span->chunk, span->p, span->len);
+        other->ops->end(other);
+    }
+}
+
 struct request *squash_take(struct request *r)
 {
     struct request *followers = r->followers;
 
     if (r->leads)
-        leave_flights(r);
+        squash_leave(r);
     r->followers = NULL;
     return followers;
 }
@@ -228,6 +246,19 @@ void squash_done(struct request *followers, const struct outcome *outcome)
         followers = r->next_down;
         request_left_conn(&r->pool->loop->requests, &r->pool->loop->bufs, r, &theirs);
     }
+}
+
+void squash_part(struct request *followers, uint32_t from)
+{
+    const struct outcome end = {.result = RESULT_END};
+
+    for (struct request *r = live(followers); r != NULL; r = live(r->next_down)) {
+        if (r->put_off || from == r->num_keys)
+            continue;
+        r->again_from = from;
+        client_set_put_off(r, true);
+    }
+    squash_done(followers, &end);
 }
 
 bool squash_setup(struct pool_state *ps)

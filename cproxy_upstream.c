@@ -253,7 +253,7 @@ void client_unpin(struct request *r, const struct outcome *outcome)
 {
     struct pin *pin;
 
-    if (r->pool->settings->downstream_conn_max == 1 || outcome->result == RESULT_TIMEOUT)
+    if (r->pool->settings->downstream_conn_max == 1 || outcome->result == RESULT_TIMEOUT || r->alone)
         return;
     pin = pin_of(r);
     if (pin != NULL && pin->num_out > 0)

@@ -299,6 +299,7 @@ struct request {
     uint8_t hold;    /* enum hold: what the guard was told that it writes */
     bool fills;      /* its reply is to be kept */
     bool leads;      /* others may follow it */
+    bool alone;      /* nothing that its client sends behind it is asked before it is answered; it has no pin */
     uint8_t tries;   /* how often it was sent again */
     uint32_t server; /* index of its server in the pool */
     uint32_t conn;   /* sent: the connection that it took; orphan, waiting: that it takes, behind earlier ones */

@@ -7,11 +7,13 @@ What moxi asks a server that the test plays shows what it has answered itself. t
 Run as /usr/bin/python3 t/test_front.py [Class[.test]].
 """
 
+import re
+import select
 import struct
 import time
 import unittest
 
-from moxilib import QUIET, Client, MoxiTest, await_true, free_port, has_sanitizer, ms, proxy_stats
+from moxilib import QUIET, TIMEOUT, Client, MoxiTest, await_true, free_port, has_sanitizer, ms, proxy_stats
 from moxi_mock import LONG, value
 from binarylib import DELETEQ, FLUSHQ, GAT, GET, GETK, GETQ, INCR, NOOP, SET, SETQ, TOUCH, answer, count, expire, packet, store
 
@@ -1091,6 +1093,461 @@ class SquashSeveral(FrontTest):
             for key, reply in ((b"a", get(b"a", b"z" * 1000)), (b"b", get(b"b", b"w" * 1000)), (b"c", b"END\r\n")):
                 server.expect(b"get %s\r\n" % key).send(reply)
             slow.expect(values)
+
+
+class SquashSplit(FrontTest):
+    """Gets of several keys of several servers. In tests' requests and replies a key's name says whose it is: A1, B1, A2, B2."""
+
+    def two(self, settings=None):
+        """Mocks A and B, moxi, which knows them to have small values, and two clients; the keys that are whose."""
+        self.mocks = [self.mock(), self.mock()]
+        base = dict(LONG, squash=1, get_join_max=1, distribution="modula", client_buffer_max=1 << 30)
+        moxi = self.moxi(self.mocks, dict(base, **(settings or {})))
+        client = self.client(moxi)
+        self.names, found = {}, {0: 0, 1: 0}
+        for i in range(60):
+            key = b"k%02d" % i
+            client.send(b"get %s\r\n" % key)
+            ready = await_true(lambda: [m for m in self.mocks if m.pending() or m.conns and m.conns[0].readable()], "sent")[0]
+            self.served_by(ready.conns[0] if ready.conns else ready.accept(), b"get %s\r\n" % key, b"END\r\n")
+            client.expect(b"END\r\n")
+            at = self.mocks.index(ready)
+            found[at] += 1
+            self.names[b"%c%d" % (b"AB"[at], found[at])] = key
+        self.assertGreater(min(found.values()), 3)
+        return moxi, client, self.client(moxi), self.mocks[0].conns[0], self.mocks[1].conns[0]
+
+    @staticmethod
+    def served_by(server, request, reply):
+        server.expect(request).send(reply)
+
+    def real(self, text):
+        """With the keys that the names stand for."""
+        return re.sub(rb"\b[AB]\d\b", lambda name: self.names[name[0]], text)
+
+    def ask(self, client, names=b"A1 B1 A2 B2"):
+        client.send(self.real(b"get %s\r\n" % names))
+
+    def asked(self, server, names):
+        server.expect(self.real(b"get %s\r\n" % names))
+
+    def reply(self, names, data=b"v"):
+        return b"".join(value(self.names[name], data) for name in names.split()) + b"END\r\n"
+
+    def followed(self, moxi, n=1):
+        await_true(lambda: self.proxied(moxi, "tot_squashed") == n, "%d follow" % n)
+
+    def gone(self, moxi, client):
+        before = self.proxied(moxi, "num_upstream")
+        client.reset()
+        await_true(lambda: self.proxied(moxi, "num_upstream") == before - 1, "moxi sees it go")
+
+    def together(self, settings=None):
+        """a leads, b follows."""
+        moxi, a, b, one, two = self.two(settings)
+        self.ask(a)
+        self.asked(one, b"A1 A2")
+        self.asked(two, b"B1 B2")
+        self.ask(b)
+        self.followed(moxi)
+        return moxi, a, b, one, two
+
+    def again(self, client, one, two):
+        """All is well: it is asked and answered once more."""
+        self.ask(client)
+        self.asked(one, b"A1 A2")
+        self.asked(two, b"B1 B2")
+        one.send(self.reply(b"A1 A2"))
+        two.send(self.reply(b"B1 B2"))
+        client.expect(self.reply(b"A1 B1 A2 B2"))
+
+    def test_asked_once(self):
+        """Whatever the servers have, small or large, streamed or not, and in whichever order it comes."""
+        for data in (b"", b"v", b"v" * 5000, b"v" * 1000000):
+            for first in (0, 1):
+                moxi, a, b, one, two = self.together({"stream_min": 1 << 16})
+                replies = [(one, self.reply(b"A1 A2", data)), (two, self.reply(b"B2", data))]
+                for server, reply in replies[first:] + replies[:first]:
+                    server.send_pieces([reply[:7], reply[7:]])
+                for client in (b, a):
+                    client.expect(self.reply(b"A1 A2 B2", data))
+                self.again(b, one, two)
+                self.assertEqual(self.proxied(moxi, "tot_squashed"), 1)
+                self.assertEqual(self.proxied(moxi, "tot_streamed"), 0)
+
+    def test_counted(self):
+        moxi, a, b, one, two = self.together()
+        one.send(self.reply(b"A2"))
+        two.send(self.reply(b"B1 B2"))
+        for client in (a, b):
+            client.expect(self.reply(b"B1 A2 B2"))
+        stats = {name: self.stats(moxi, b"all", "pstd_stats_cmd:regular_get:" + name) for name in ("seen", "hits", "misses")}
+        self.assertEqual(stats, {"seen": 62, "hits": 6, "misses": 62})
+
+    def test_misses_and_errors(self):
+        error, end = b"SERVER_ERROR out of memory reading request\r\n", b"END\r\n"
+        for at_one, at_two, whole in ((end, end, end), (error, end, error), (end, error, error), (error, error, error)):
+            for first in (0, 1):
+                moxi, a, b, one, two = self.together()
+                replies = [(one, at_one), (two, at_two)]
+                for server, reply in replies[first:] + replies[:first]:
+                    server.send(reply).sync()
+                for client in (a, b):
+                    client.expect(whole)
+                self.again(b, one, two)
+
+    def test_an_error_and_values(self):
+        """Behind values there is no error; as for a get of these keys that nobody follows."""
+        for first in (0, 1):
+            moxi, a, b, one, two = self.together()
+            replies = [(one, self.reply(b"A1 A2")), (two, b"SERVER_ERROR busy\r\n")]
+            for server, reply in replies[first:] + replies[:first]:
+                server.send(reply).sync()
+            for client in (a, b):
+                client.expect(self.reply(b"A1 A2"))
+
+    def test_thousand_clients(self):
+        moxi, a, b, one, two = self.two()
+        clients = [self.client(moxi) for _ in range(1000)]
+        for client in clients:
+            self.ask(client)
+        self.asked(one, b"A1 A2")
+        self.asked(two, b"B1 B2")
+        self.followed(moxi, 999)
+        one.expect_nothing()
+        two.expect_nothing()
+        one.send(self.reply(b"A1 A2"))
+        two.send(self.reply(b"B1 B2"))
+        for client in clients:
+            client.expect(self.reply(b"A1 B1 A2 B2"))
+
+    def test_unequal_lists(self):
+        moxi, a, b, one, two = self.together()
+        for names, at_one, at_two in ((b"A1 B1 A2", b"A1 A2", b"B1"), (b"A1 B1 A2 B2 A3", b"A1 A2 A3", b"B1 B2"),
+                                      (b"A1 B2 A2 B1", b"A1 A2", b"B2 B1"), (b"A1 B1", b"A1", b"B1")):
+            c = self.client(moxi)
+            self.ask(c, names)
+            self.asked(one, at_one)
+            self.asked(two, at_two)
+        self.followed(moxi)
+
+    def test_not_over_a_write(self):
+        for key in (b"A1", b"B1", b"A2", b"B2"):
+            moxi, a, b, one, two = self.together()
+            c = self.client(moxi)
+            c.send(self.real(b"delete %s\r\n" % key))
+            written = one if key.startswith(b"A") else two
+            written.expect(self.real(b"delete %s\r\n" % key))
+            d = self.client(moxi)
+            self.ask(d)
+            self.asked(one, b"A1 A2")
+            self.asked(two, b"B1 B2")
+            one.send(self.reply(b"A1 A2"))
+            two.send(self.reply(b"B1 B2"))
+            for client in (a, b):
+                client.expect(self.reply(b"A1 B1 A2 B2"))
+            written.send(b"DELETED\r\n")
+            c.expect(b"DELETED\r\n")
+            one.send(b"END\r\n")
+            two.send(b"END\r\n")
+            d.expect(b"END\r\n")
+
+    def test_not_once_a_part_has_begun(self):
+        for begun in (7, None):
+            moxi, a, b, one, two = self.two()
+            self.ask(a)
+            self.asked(one, b"A1 A2")
+            self.asked(two, b"B1 B2")
+            one.send_pieces([self.reply(b"A1 A2")[:begun]])
+            b.turn()
+            self.ask(b)
+            self.asked(two, b"B1 B2")
+            self.assertEqual(self.proxied(moxi, "tot_squashed"), 0)
+
+    def test_pipelined_behind_a_follower(self):
+        """It is asked when that has been answered; and so whatever its client reads is not older than what it has read."""
+        moxi, a, b, one, two = self.two({"downstream_conn_max": 4})
+        self.ask(a)
+        self.asked(one, b"A1 A2")
+        self.asked(two, b"B1 B2")
+        self.ask(b)
+        b.send(self.real(b"set A1 0 0 1\r\nx\r\nget A1\r\n"))
+        self.followed(moxi)
+        c = self.client(moxi)
+        c.send(self.real(b"get A3\r\n"))
+        other = self.mocks[0].expect_somewhere(self.real(b"get A3\r\n"))
+        other.send(b"END\r\n")
+        c.expect(b"END\r\n")
+        one.expect_nothing()
+        one.send(self.reply(b"A1 A2"))
+        two.send(self.reply(b"B1 B2"))
+        for client in (a, b):
+            client.expect(self.reply(b"A1 B1 A2 B2"))
+        writes = self.mocks[0].expect_somewhere(self.real(b"set A1 0 0 1\r\nx\r\nget A1\r\n"))
+        writes.send(b"STORED\r\n" + self.reply(b"A1", b"x"))
+        b.expect(b"STORED\r\n" + self.reply(b"A1", b"x"))
+
+    def test_pins_of_others_stay(self):
+        """Who follows has no pin, and takes none away from what its client has asked before."""
+        moxi, a, b, one, two = self.two({"downstream_conn_max": 4})
+        self.ask(a)
+        self.asked(one, b"A1 A2")
+        self.asked(two, b"B1 B2")
+        b.send(self.real(b"get A3\r\n"))
+        other = self.mocks[0].expect_somewhere(self.real(b"get A3\r\n"))
+        self.ask(b)
+        self.followed(moxi)
+        one.send(self.reply(b"A1 A2"))
+        two.send(self.reply(b"B1 B2"))
+        a.expect(self.reply(b"A1 B1 A2 B2"))
+        b.send(self.real(b"delete A3\r\n"))
+        other.expect(self.real(b"delete A3\r\n")).send(self.reply(b"A3") + b"DELETED\r\n")
+        b.expect(self.reply(b"A3") + self.reply(b"A1 B1 A2 B2") + b"DELETED\r\n")
+
+    def test_same_client(self):
+        moxi, a, b, one, two = self.two()
+        a.send(self.real(b"get A1 B1\r\n") * 3 + self.real(b"get A2\r\n"))
+        self.asked(one, b"A1")
+        self.asked(two, b"B1")
+        one.expect_nothing()
+        one.send(self.reply(b"A1"))
+        two.send(self.reply(b"B1"))
+        a.expect(self.reply(b"A1 B1") * 2)
+        self.asked(one, b"A1")
+        self.asked(two, b"B1")
+        one.send(self.reply(b"A1"))
+        two.send(self.reply(b"B1"))
+        self.asked(one, b"A2")
+        one.send(self.reply(b"A2"))
+        a.expect(self.reply(b"A1 B1") + self.reply(b"A2"))
+
+    def test_leader_gone(self):
+        """Those who followed ask for what they have not been told; one of them leads the others."""
+        for whole in (False, True):
+            moxi, a, b, one, two = self.together()
+            c = self.client(moxi)
+            self.ask(c)
+            self.followed(moxi, 2)
+            if whole:
+                one.send_pieces([self.reply(b"A1 A2")])
+            self.gone(moxi, a)
+            if not whole:
+                one.send(self.reply(b"A1 A2"))
+            two.send(self.reply(b"B1 B2", b"old"))
+            rest_one, rest_two = (b"A2", b"B1 B2") if whole else (b"A1 A2", b"B1 B2")
+            self.asked(one, rest_one)
+            self.asked(two, rest_two)
+            self.followed(moxi, 3)
+            one.send(self.reply(rest_one))
+            two.send(self.reply(rest_two))
+            for client in (b, c):
+                client.expect(self.reply(b"A1 B1 A2 B2"))
+            self.again(b, one, two)
+
+    def test_leader_gone_but_the_end(self):
+        """All values have been told already."""
+        moxi, a, b, one, two = self.together()
+        large = self.reply(b"B1 B2", b"x" * 100000)
+        one.send(self.reply(b"A1 A2"))
+        two.send_pieces([large[:-5]])
+        b.expect(self.reply(b"A1 B1 A2 B2")[:20])
+        self.gone(moxi, a)
+        b.read_until(b"END\r\n")
+        two.send(large[-5:])
+        self.again(b, one, two)
+
+    def test_follower_gone(self):
+        for answered in (False, True):
+            moxi, a, b, one, two = self.together()
+            if answered:
+                one.send_pieces([self.reply(b"A1 A2")])
+            self.gone(moxi, b)
+            if not answered:
+                one.send(self.reply(b"A1 A2"))
+            two.send(self.reply(b"B1 B2"))
+            a.expect(self.reply(b"A1 B1 A2 B2"))
+            self.again(a, one, two)
+
+    def test_all_gone(self):
+        moxi, a, b, one, two = self.together()
+        c = self.client(moxi)
+        self.gone(moxi, b)
+        self.gone(moxi, a)
+        one.send(self.reply(b"A1 A2"))
+        two.send(self.reply(b"B1 B2"))
+        self.again(c, one, two)
+
+    def test_timeout(self):
+        moxi, a, b, one, two = self.together({"downstream_timeout": ms(400)})
+        two.send(self.reply(b"B1 B2"))
+        for client in (a, b):
+            client.expect(self.reply(b"B1 B2"))
+        one.send(self.reply(b"A1 A2"))
+        self.again(b, one, two)
+
+    def test_lost_connection(self):
+        moxi, a, b, one, two = self.together()
+        one.close()
+        one = self.mocks[0].accept()
+        self.asked(one, b"A1 A2")
+        one.send(self.reply(b"A1 A2")[:-8]).close()
+        two.send(self.reply(b"B1 B2"))
+        for client in (a, b):
+            client.expect(self.reply(b"A1 B1 B2"))
+
+    def test_refused(self):
+        """A server that is not there has nothing."""
+        moxi, a, b, one, two = self.two({"connect_max_errors": 1000000, "downstream_retry": 0})
+        one.close()
+        self.mocks[0].sock.close()
+        self.ask(a)
+        self.asked(two, b"B1 B2")
+        await_true(lambda: self.proxied(moxi, "tot_downstream_connect_failed") == 1, "it cannot be connected")
+        # A part has come back, so this one asks itself.
+        self.ask(b)
+        self.asked(two, b"B1 B2")
+        two.send(self.reply(b"B1 B2") * 2)
+        for client in (a, b):
+            client.expect(self.reply(b"B1 B2"))
+
+    def test_leader_not_at_its_turn(self):
+        """Who follows does not wait for what the leader's client has asked before."""
+        moxi, a, b, one, two = self.two({"downstream_conn_max": 2})
+        c = self.client(moxi)
+        a.send(self.real(b"get A3\r\n"))
+        self.asked(one, b"A3")
+        self.ask(a, b"B1 B2 A1")
+        self.asked(one, b"A1")
+        self.asked(two, b"B1 B2")
+        self.ask(b, b"B1 B2 A1")
+        self.followed(moxi)
+        c.send(self.real(b"set A1 0 0 1\r\nx\r\n"))
+        self.mocks[0].expect_somewhere(self.real(b"set A1 0 0 1\r\nx\r\n"))
+        two.send(self.reply(b"B1 B2"))
+        one.send(self.reply(b"A3"))
+        a.expect(self.reply(b"A3"))
+        one.send(self.reply(b"A1"))
+        for client in (a, b):
+            client.expect(self.reply(b"B1 B2 A1"))
+
+    def test_leader_that_does_not_read(self):
+        """Whoever follows it has all, and moxi keeps no more than it may."""
+        moxi, a, b, one, two = self.two({"client_buffer_max": 1 << 20, "stream_min": 0})
+        slow = self.client(moxi, rcvbuf=8192)
+        slow.send(self.real(b"get A3\r\n"))
+        self.asked(one, b"A3")
+        self.ask(slow)
+        self.asked(one, b"A1 A2")
+        self.asked(two, b"B1 B2")
+        self.ask(a)
+        self.ask(b)
+        self.followed(moxi, 2)
+        large, data = self.reply(b"A3", b"y" * 9000000), b"z" * 30000
+        one.send(large + self.reply(b"A1 A2", data))
+        two.send(self.reply(b"B1 B2", data))
+        for client in (a, b):
+            self.answer_until(client, self.reply(b"A1 B1 A2 B2", data), data)
+        self.assertGreater(self.proxied(moxi, "tot_put_off"), 0)
+        self.answer_until(slow, large + self.reply(b"A1 B1 A2 B2", data), data)
+
+    def answer_until(self, client, reply, data):
+        """The servers answer each get with that value, until the client has the reply."""
+        deadline = time.monotonic() + TIMEOUT
+        while len(client.buffer) < len(reply) and time.monotonic() < deadline:
+            conns = [mock.conns[0] for mock in self.mocks]
+            select.select([conn.sock for conn in conns] + [client.sock], [], [], 1)
+            if client.readable():
+                client._receive()
+            for conn in conns:
+                if conn.readable():
+                    keys = conn.line().split()[1:]
+                    conn.send(b"".join(value(key, data) for key in keys) + b"END\r\n")
+        client.expect(reply)
+
+    def test_follower_that_does_not_read(self):
+        moxi, a, b, one, two = self.two({"client_buffer_max": 1 << 20, "stream_min": 0})
+        slow = self.client(moxi, rcvbuf=8192)
+        slow.send(self.real(b"get A3\r\n"))
+        self.asked(one, b"A3")
+        self.ask(a)
+        self.asked(one, b"A1 A2")
+        self.asked(two, b"B1 B2")
+        self.ask(slow)
+        self.ask(b)
+        self.followed(moxi, 2)
+        large, data = self.reply(b"A3", b"y" * 9000000), b"z" * 30000
+        one.send(large + self.reply(b"A1 A2", data))
+        two.send(self.reply(b"B1 B2", data))
+        for client in (a, b):
+            client.expect(self.reply(b"A1 B1 A2 B2", data))
+        await_true(lambda: self.proxied(moxi, "tot_put_off") == 1, "it is put off")
+        self.answer_until(slow, large + self.reply(b"A1 B1 A2 B2", data), data)
+
+    def test_bit_by_bit(self):
+        """One that is not asked for whole at once is not followed."""
+        moxi, a, b, one, two = self.two({"client_buffer_max": 65536})
+        self.ask(a, b"A3")
+        self.answer_until(a, self.reply(b"A3", b"x" * 1000000), b"x" * 1000000)
+        for client in (a, b):
+            self.ask(client)
+        self.asked(one, b"A1")
+        self.asked(one, b"A1")
+        one.send(self.reply(b"A1") * 2)
+        for client in (a, b):
+            self.answer_until(client, self.reply(b"A1 B1 A2 B2"), b"v")
+        self.assertEqual(self.proxied(moxi, "tot_squashed"), 0)
+
+    def test_few_at_once(self):
+        """Who follows takes no place of those that may be asked at once."""
+        moxi, a, b, one, two = self.two({"downstream_max": 1})
+        self.ask(a)
+        self.asked(one, b"A1 A2")
+        self.asked(two, b"B1 B2")
+        self.ask(b)
+        self.followed(moxi)
+        c = self.client(moxi)
+        c.send(self.real(b"get A3\r\n"))
+        self.gone(moxi, a)
+        one.send(self.reply(b"A1 A2"))
+        two.send(self.reply(b"B1 B2"))
+        self.asked(one, b"A3")
+        one.send(self.reply(b"A3"))
+        c.expect(self.reply(b"A3"))
+        self.asked(one, b"A1 A2")
+        self.asked(two, b"B1 B2")
+        one.send(self.reply(b"A1 A2"))
+        two.send(self.reply(b"B1 B2"))
+        b.expect(self.reply(b"A1 B1 A2 B2"))
+
+    def test_with_the_near_cache(self):
+        """What is there already is in the reply of all, and what comes is kept."""
+        moxi, a, b, one, two = self.two({"front_cache_lifespan": ms(60000), "front_cache_spec": "@all"})
+        self.ask(a, b"A1")
+        self.served_by(one, self.real(b"get A1\r\n"), self.reply(b"A1", b"near"))
+        a.expect(self.reply(b"A1", b"near"))
+        self.ask(a)
+        self.asked(one, b"A2")
+        self.asked(two, b"B1 B2")
+        self.ask(b)
+        self.followed(moxi)
+        one.send(self.reply(b"A2"))
+        two.send(self.reply(b"B1 B2"))
+        whole = self.reply(b"A1", b"near")[:-5] + self.reply(b"B1 A2 B2")
+        for client in (a, b):
+            client.expect(whole)
+        self.ask(b)
+        b.expect(whole)
+
+    def test_one_server_with_the_near_cache(self):
+        mock, moxi, a, b = self.one({"squash": 1, "front_cache_spec": "@all"})
+        a.send(b"get a b\r\n")
+        server = mock.accept_expect(b"get a b\r\n")
+        b.send(b"get a b\r\n")
+        self.followed(moxi)
+        server.send(value(b"a", b"1") + get(b"b"))
+        for client in (a, b):
+            client.expect(value(b"a", b"1") + get(b"b"))
+        b.ask(b"get a b\r\n", value(b"a", b"1") + get(b"b"))
 
 
 class OptimizeSet(FrontTest):
