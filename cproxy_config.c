@@ -68,7 +68,7 @@ const struct setting settings_table[] = {
     {"stream_min", NULL, SETTING_BYTES, FIELD(stream_min), 256 * KIB, 0, GIB, NULL,
      "values from this size on are passed on while they arrive; 0: never"},
     {"squash", NULL, SETTING_BOOL, FIELD(squash), 0, 0, 1, NULL,
-     "1: gets of a key that a worker is asking a server for already wait for its reply, and are not asked again"},
+     "1: gets of what a worker is asking servers for already wait for that reply, and are not asked again"},
 
     {"downstream_conn_max", NULL, SETTING_U32, FIELD(downstream_conn_max), 1, 1, 64, NULL,
      "connections of a worker to a server, each of them pipelined; in auto as many more for clients of the binary "

@@ -12,6 +12,9 @@
  * the connection that it would have taken, so that what its client asks after it is carried out after it. If a leader's
  * client goes, the leader stays, as a carrier, for its followers (share_carry).
  *
+ * A leader may also be on several connections, in parts: see cproxy_multiget.c. Then its followers are let go when its
+ * client goes, to ask for what they have not got; and their clients have to wait with what comes after them.
+ *
  * cproxy_share.c calls this: when a plain read is admitted, and as the reply to one that leads comes.
  */
 #include <stdlib.h>

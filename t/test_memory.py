@@ -104,6 +104,17 @@ NEAR = [
     (b"flush_all\r\n", rb"OK\r\n"),
 ]
 
+# Equal gets of several keys on their way at once: any of them may fail.
+FAILS = b"|" + NO_MEMORY
+ALL_VALUES = rb"(VALUE k 1 5\r\nhello\r\n)?(VALUE big 0 40000\r\nb+\r\n)?(VALUE huge 0 700000\r\nh+\r\n)?END\r\n"
+SQUASHED = [
+    (b"set k 1 0 5\r\nhello\r\n", rb"STORED\r\n"),
+    (b"set big 0 0 40000\r\n%s\r\n" % BIG, rb"STORED\r\n"),
+    (b"set huge 0 0 700000\r\n%s\r\n" % HUGE, rb"STORED\r\n"),
+    (b"get k n1 n2 n3 n4 n5 big none huge\r\n" * 3, b"(%s){3}" % (ALL_VALUES + FAILS)),
+    (b"get k k\r\n" * 3, b"(%s){3}" % (rb"(VALUE k 1 5\r\nhello\r\n)*END\r\n" + FAILS)),
+]
+
 
 def answered(op, body=b"", missing=False):
     """A packet of the server's, as a pattern: with this body, or also one that says that there is no such item."""
@@ -172,7 +183,10 @@ class EveryAllocation(MoxiTest):
         no_memory = NO_MEMORY
         if request[:1] == b"\x80":  # a noop is always answered
             no_memory = reply if packet(NOOP) in request else STATS + FAILED
-        whole = re.compile(b"(%s|%s)" % (reply, no_memory) if excused else reply.replace(FAILED + b"*", b""), re.S)
+        if FAILS in reply:
+            no_memory = reply
+        always = reply.replace(FAILED + b"*", b"").replace(FAILS, b"")
+        whole = re.compile(b"(%s|%s)" % (reply, no_memory) if excused else always, re.S)
         deadline = time.monotonic() + TIMEOUT
         while not whole.fullmatch(bytes(client.buffer)):
             if client.eof:
@@ -220,6 +234,10 @@ class EveryAllocation(MoxiTest):
         self.settings = dict(self.settings, front_cache_lifespan=60000, front_cache_spec="@all", front_cache_miss_lifespan=60000,
                              squash=1, optimize_set="o")
         self.each([self.memcached(), self.memcached()], NEAR)
+
+    def test_squash(self):
+        self.settings = dict(self.settings, squash=1)
+        self.each([self.memcached(), self.memcached()], SQUASHED)
 
     def test_several_servers(self):
         # "stats items" goes the same way as "stats", with fewer lines to be added up
