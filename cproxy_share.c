@@ -262,7 +262,8 @@ static void share_hit(struct request *r, const struct hit *hit, struct chunk *ch
         share_fill(r, p + hit->head_len, hit->value_len);
         share_end_fill(r);
     }
-    squash_hit(r, hit, chunk, p, n);
+    if (UNLIKELY(r->followers != NULL))
+        squash_hit(r, hit, chunk, p, n);
     if (r->owner != NULL)
         cproxy_relay_ops.hit(r, hit, chunk, p, n);
 }
@@ -270,7 +271,8 @@ static void share_hit(struct request *r, const struct hit *hit, struct chunk *ch
 static void share_begin(struct request *r, const struct hit *hit)
 {
     begin_keeping(r, hit);
-    squash_begin(r, hit);
+    if (UNLIKELY(r->followers != NULL))
+        squash_begin(r, hit);
     if (r->owner != NULL)
         cproxy_relay_ops.begin(r, hit);
 }
@@ -279,7 +281,8 @@ static void share_data(struct request *r, struct chunk *chunk, uint8_t *p, size_
 {
     if (r->filling != NULL)
         share_fill(r, p, n);
-    squash_data(r, chunk, p, n);
+    if (UNLIKELY(r->followers != NULL))
+        squash_data(r, chunk, p, n);
     if (r->owner != NULL)
         cproxy_relay_ops.data(r, chunk, p, n);
 }
@@ -288,7 +291,8 @@ static void share_end(struct request *r)
 {
     if (r->filling != NULL)
         share_end_fill(r);
-    squash_end(r);
+    if (UNLIKELY(r->followers != NULL))
+        squash_end(r);
     if (r->owner != NULL)
         cproxy_relay_ops.end(r);
 }
