@@ -18,7 +18,8 @@ AC_DEFUN([MOXI_LIBRARY], [
     moxi_saved_LIBS=$LIBS
     CPPFLAGS="$CPPFLAGS $$1_CFLAGS"
     LIBS="$$1_LIBS $LIBS"
-    AC_LINK_IFELSE([AC_LANG_PROGRAM([[#include <$5>]], [[return !(void *)$6;]])], [moxi_works=yes], [moxi_works=no])
+    AC_LINK_IFELSE([AC_LANG_PROGRAM([[#include <stddef.h>
+#include <$5>]], [[void *volatile p = (void *)$6; return p == NULL;]])], [moxi_works=yes], [moxi_works=no])
     CPPFLAGS=$moxi_saved_CPPFLAGS
     LIBS=$moxi_saved_LIBS
     AC_MSG_RESULT([$moxi_works])
