@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """test_model - whoever had a write acknowledged by moxi never reads what was before it, and nobody else does.
 
-Clients of all protocols, on two workers, read and write a few keys of memcacheds that are behind a Delay, which holds back
-what goes to and fro for some random milliseconds, and may close connections. For each key there is one writer at a time,
-and a list of its values, one a version: a read may have any from the last that was acknowledged when it began to the last
-that was begun when it ended. A key that nobody can tell the state of, after a failed write, is given up for a new one.
+Clients of all protocols, on two workers, read and write a few keys, and leave now and then with a read on its way. The
+memcacheds are behind a Delay, which holds back what goes to and fro for some random milliseconds, and may close
+connections. For each key there is one writer at a time, and a list of its values, one a version: a read may have any from
+the last that was acknowledged when it began to the last that was begun when it ended. A key that nobody can tell the state
+of, after a failed write, is given up for a new one.
 
 Run as /usr/bin/python3 t/test_model.py [Class[.test]]. MODEL_SECONDS (1.5): for each test. SEED.
 """
@@ -101,6 +102,10 @@ class Unknown(Exception):
     """Nobody can tell whether a write was carried out."""
 
 
+class Left(Exception):
+    """A client has gone without waiting for what it has asked."""
+
+
 class Key:
     def __init__(self, name):
         self.name = name
@@ -148,6 +153,10 @@ class Text:
 
     def read_one(self, key):
         return self.random.choice((self.get, self.get, self.mg, self.gets))(key)
+
+    def leave(self, keys):
+        self.client.send(b"get %s\r\n" % b" ".join(keys)).reset()
+        raise Left
 
     def read(self, keys):
         if len(keys) == 1:
@@ -222,6 +231,10 @@ class Binary:
         self.client.send(request)
         return self.reply()
 
+    def leave(self, keys):
+        self.client.send(b"".join(packet(GETK, key) for key in keys)).reset()
+        raise Left
+
     def read(self, keys):
         if len(keys) == 1:
             _, status, _, value = self.ask(packet(self.random.choice((GET, GETK)), keys[0]))
@@ -292,6 +305,8 @@ class Model:
     def read(self, speaker, rng):
         keys = self.some_keys(rng)
         lows = [key.acked for key in keys]
+        if rng.random() < 0.05:
+            speaker.leave([key.name for key in keys])
         found = speaker.read([key.name for key in keys])
         for key, low in zip(keys, lows):
             value, allowed = found.get(key.name), key.versions[low:]
@@ -365,6 +380,8 @@ class Model:
                 speaker = speaker or rng.choice((Text, Text, Binary))(self, rng)
                 try:
                     step(speaker, rng)
+                except Left:
+                    speaker = None
                 except Unknown:
                     if not self.may_miss:
                         raise
@@ -378,8 +395,8 @@ class Model:
             if speaker:
                 speaker.client.close()
 
-    def run(self):
-        steps = [self.read] * READERS + [self.write] * WRITERS
+    def run(self, readers):
+        steps = [self.read] * readers + [self.write] * WRITERS
         threads = [threading.Thread(target=self.client_loop, args=(step, (SEED + i) * 7919)) for i, step in enumerate(steps)]
         for thread in threads:
             thread.start()
@@ -392,13 +409,13 @@ class Model:
 class Promise(MoxiTest):
     near = {"front_cache_lifespan": ms(60000), "front_cache_spec": "k", "front_cache_miss_lifespan": ms(60000)}
 
-    def check_promise(self, settings, servers=1, most=0.005, losses=0.0, hits="frontcache:tot_get_hits"):
+    def check_promise(self, settings, servers=1, most=0.005, losses=0.0, hits="frontcache:tot_get_hits", readers=READERS):
         delays = [Delay(self.memcached().port, most, losses) for _ in range(servers)]
         for delay in delays:
             self._ends[0].append(delay.stop)
         moxi = self.moxi(delays, dict({"connect_max_errors": 1000000}, **settings), threads=2)
         model = Model(self, moxi, losses > 0 or "downstream_timeout" in settings)
-        model.run()
+        model.run(readers)
         self.assertGreater(model.reads, 20)
         self.assertGreater(model.writes, 10)
         client = self.client(moxi)
@@ -410,6 +427,11 @@ class Promise(MoxiTest):
 
     def test_squash(self):
         self.check_promise({"squash": 1}, hits="pstd_stats:tot_squashed")
+
+    def test_squash_of_several_servers(self):
+        """Many ask for the same, and follow one who may leave."""
+        settings = {"squash": 1, "downstream_conn_max": 2}
+        self.check_promise(settings, servers=3, hits="pstd_stats:tot_squashed", readers=5 * READERS)
 
     def test_both(self):
         self.check_promise(dict(self.near, squash=1))
