@@ -109,11 +109,14 @@ static bool have_same_keys(const struct request *a, const struct request *b)
     return true;
 }
 
-/* Whether a reply to the leader will come, and nothing of it has come yet. */
-static bool is_unanswered(const struct request *leader)
+/*
+ * Whether a reply to the leader will come, and nothing of it has come yet. One that was split may leave its followers
+ * alone, so none has anything behind it: r has, if it asks again.
+ */
+static bool is_unanswered(const struct request *r, const struct request *leader)
 {
     if (request_is_split(leader))
-        return multiget_is_unanswered(leader);
+        return r->next == NULL && multiget_is_unanswered(leader);
     return !leader->answered && !leader->got_reply;
 }
 
@@ -121,7 +124,7 @@ static bool is_unanswered(const struct request *leader)
 static bool may_follow(const struct request *r, const struct request *leader)
 {
     return leader->hash == r->hash && guard_tickets_agree(&leader->ticket, &r->ticket) && share_wants_value(r) &&
-           is_in_time(r, leader) && is_unanswered(leader) && have_same_keys(r, leader) &&
+           is_in_time(r, leader) && is_unanswered(r, leader) && have_same_keys(r, leader) &&
            (leader->codec == &codec_binary) == (r->codec == &codec_binary) &&
            (share_needs(r) & ~share_knows(leader)) == 0;
 }
