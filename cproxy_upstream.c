@@ -149,7 +149,8 @@ bool client_puts_off(const struct request *r, size_t waiting)
     const struct client *c = r->owner;
     size_t bound = c->ps->settings->client_buffer_max;
 
-    if (c->num_writes > 0 || !is_read(r))
+    /* A value that is arriving is a write's. */
+    if (c->num_writes > 0 || c->doing == DOING_VALUE || !is_read(r))
         return false;
     if (c->head == r)
         return c->conn.out.bytes + waiting > bound;

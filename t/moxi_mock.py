@@ -1166,6 +1166,26 @@ class Stalled(MockTest):
                 clients[i].ask(b"get key%d\r\n" % i, echo.reply(b"key%d" % i) + b"END\r\n")
 
 
+    def test_a_set_that_has_begun(self):
+        """A value that its client cannot take yet is not dropped, to be asked for again, while a set of it is arriving."""
+        mock, moxi, other = self.one({"client_buffer_max": 65536})
+        small, large, old = value(b"x", b"v") + b"END\r\n", value(b"x", b"y" * 8000000) + b"END\r\n", b"z" * 100000
+        other.send(b"get x\r\n")
+        server = mock.accept_expect(b"get x\r\n").send(small)
+        other.expect(small)
+        for _ in range(60):
+            other.send(b"get x\r\n")
+            server.expect(b"get x\r\n").send(small)
+            other.expect(small)
+        slow = self.client(moxi, rcvbuf=8192)
+        slow.send(b"get x\r\nget k\r\nset k 0 0 5\r\nfre")
+        server.expect(b"get x\r\nget k\r\n").send(large + value(b"k", old) + b"END\r\n").sync()
+        other.turn()
+        slow.send(b"sh\r\n")
+        server.expect(b"set k 0 0 5\r\nfresh\r\n").send(b"STORED\r\n")
+        slow.expect(large + value(b"k", old) + b"END\r\nSTORED\r\n")
+
+
 class Unreachable(MockTest):
     def test_refused(self):
         mock = self.mock(listening=False)
