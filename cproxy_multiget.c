@@ -485,6 +485,13 @@ static struct request *make_part(struct request *r, uint32_t server, uint32_t fi
     return part;
 }
 
+/* Memory ran out while keys are asked for. What is in the slots may not be whole, so it is for nobody else. */
+static void fail_asking(struct request *r)
+{
+    r->leads = false;
+    client_fail(r->owner, "out of memory");
+}
+
 /* Adds a key to its server's part, which may be its first. */
 static void add_key(struct request *r, uint32_t i)
 {
@@ -497,8 +504,7 @@ static void add_key(struct request *r, uint32_t i)
         part = m->parts[server] = make_part(r, server, i);
         if (part == NULL) {
             m->states[i] = SLOT_MISS;
-            r->leads = false;
-            client_fail(r->owner, "out of memory");
+            fail_asking(r);
             return;
         }
     } else {
@@ -545,7 +551,7 @@ static void near_hit(struct request *r, const struct hit *hit, struct chunk *chu
 {
     cproxy_learn_value(r->pool, n);
     if (!put_value(r, hit->key, chunk, p, n))
-        client_fail(r->owner, "out of memory");
+        fail_asking(r);
 }
 
 static void near_begin(struct request *r, const struct hit *hit)
@@ -560,7 +566,7 @@ static void near_begin(struct request *r, const struct hit *hit)
     m->states[hit->key] = SLOT_QUEUE;
     client_holds(r, bytes);
     if (!spanq_copy(queue, &loop_of(r)->bufs, hit->head, hit->head_len))
-        client_fail(r->owner, "out of memory");
+        fail_asking(r);
 }
 
 static void near_data(struct request *r, struct chunk *chunk, uint8_t *p, size_t n)
@@ -568,7 +574,7 @@ static void near_data(struct request *r, struct chunk *chunk, uint8_t *p, size_t
     struct multiget *m = r->parts;
 
     if (!spanq_add(&m->slots[r->value_key].queue, &loop_of(r)->bufs, chunk, p, n))
-        client_fail(r->owner, "out of memory");
+        fail_asking(r);
 }
 
 static void near_end(struct request *r)
@@ -600,7 +606,7 @@ static bool look_near(struct request *r, uint32_t i)
     counter_add(&r->pool->counters.front.tot_saved_bytes, hit.value_len);
     if (!item_send(&r->pool->items, r, i, hit.item, hit.value, hit.value_len, &hit.facts)) {
         front_hit_release(&hit);
-        client_fail(r->owner, "out of memory");
+        fail_asking(r);
     }
     return true;
 }

@@ -115,6 +115,8 @@ SQUASHED = [
     (b"get k k\r\n" * 3, b"(%s){3}" % (rb"(VALUE k 1 5\r\nhello\r\n)*END\r\n" + FAILS)),
 ]
 
+KEYS = [b"n%d" % i for i in range(6)]
+
 
 def answered(op, body=b"", missing=False):
     """A packet of the server's, as a pattern: with this body, or also one that says that there is no such item."""
@@ -238,6 +240,47 @@ class EveryAllocation(MoxiTest):
     def test_squash(self):
         self.settings = dict(self.settings, squash=1)
         self.each([self.memcached(), self.memcached()], SQUASHED)
+
+    def two_at_once(self, servers, request, fail_at):
+        """Whether an allocation failed, while a turn had this request of two clients; and what these got."""
+        moxi = self.start(servers, fail_at)
+        clients = [Client(moxi.port) for _ in range(2)]
+        for key in (b"big", b"big", *KEYS):
+            clients[0].send(b"get %s\r\n" % key).lines_to_end()
+        moxi.signal(signal.SIGSTOP)
+        for client in clients:
+            client.send(request)
+        moxi.signal(signal.SIGUSR2)
+        moxi.signal(signal.SIGCONT)
+        replies = []
+        for client in clients:
+            client.shutdown()
+            replies.append(client.read_all())
+            client.close()
+        self.drop(moxi)
+        moxi.stop()
+        with open(self.log) as log:
+            return log.read().startswith("failed"), replies
+
+    def test_squash_with_the_near_cache(self):
+        """Nobody follows one that has failed with half a value of the near cache in its reply."""
+        self.settings = dict(self.settings, front_cache_lifespan=60000, front_cache_spec="big", squash=1)
+        servers = [self.memcached(), self.memcached()]
+        client = Client(self.moxi(servers).port)
+        for key in KEYS:
+            client.ask(b"set %s 0 0 1\r\nx\r\n" % key, b"STORED\r\n")
+        client.ask(b"set big 0 0 40000\r\n%s\r\n" % BIG, b"STORED\r\n")
+        client.close()
+        # A value is told or missing; or the client is closed, or told why
+        values = rb"(VALUE big 0 40000\r\nb+\r\n)?(VALUE \w\d 0 1\r\nx\r\n)*"
+        whole = re.compile(b"(%sEND\\r\\n%s)?" % (values, FAILS))
+        for fail_at in range(1, self.ROUNDS_MAX):
+            failed, replies = self.two_at_once(servers, b"get big %s\r\n" % b" ".join(KEYS), fail_at)
+            for reply in replies:
+                self.assertIsNotNone(whole.fullmatch(reply), "allocation %d: %r" % (fail_at, reply[:60]))
+            if not failed:
+                break
+        self.assertGreater(fail_at, 5)
 
     def test_several_servers(self):
         # "stats items" goes the same way as "stats", with fewer lines to be added up
