@@ -365,7 +365,10 @@ static struct request *make_orphan(const struct request *r)
     return orphan;
 }
 
-/* One server's share of a flush_all that nobody waits for any more. Without memory for it, it is lost. */
+/*
+ * One server's share of a flush_all that nobody waits for any more: behind what its client has asked before, if it has
+ * not waited for that. Without memory for it, it is lost.
+ */
 static void flush_orphan(const struct request *r, uint32_t server)
 {
     struct request *share = make_orphan(r);
@@ -374,6 +377,8 @@ static void flush_orphan(const struct request *r, uint32_t server)
         return;
     if (r->hold != HOLD_NONE)
         share_hold(share);
+    if (r->owner != NULL)
+        share->conn = client_pinned(r, server);
     send_orphan(share, server);
 }
 
@@ -678,7 +683,6 @@ void cproxy_begin_orphan(struct request *r)
 {
     r->delayed = false;
     r->answered = true;
-    r->owner = NULL;
     start_orphan(r);
 }
 

@@ -438,6 +438,9 @@ void client_unpin(struct request *r, const struct outcome *outcome);
 /* Likewise, but it has to be this connection. False: it must not be. */
 bool client_pin_to(struct request *r, uint32_t conn) MUST_CHECK;
 
+/* The connection to a server that what r's client has asked of it before is on; 0: on none. */
+uint32_t client_pinned(const struct request *r, uint32_t server);
+
 /* Bytes that are waiting to be written to r's client. */
 size_t client_unwritten(const struct request *r);
 

@@ -261,6 +261,13 @@ void client_unpin(struct request *r, const struct outcome *outcome)
         pin->num_out--;
 }
 
+uint32_t client_pinned(const struct request *r, uint32_t server)
+{
+    const struct pin *pins = r->owner->pins;
+
+    return pins != NULL && pins[server].num_out > 0 ? pins[server].conn : 0;
+}
+
 /* --- events --- */
 
 /*

@@ -776,6 +776,23 @@ class FlushAll(MockTest):
         server.expect(b"get k\r\n").send(b"END\r\n")
         client.expect(b"END\r\n")
 
+    def test_client_goes_before_its_turn_with_two_connections(self):
+        """Behind what was asked before it: on the same connection to each server."""
+        mocks = [self.mock() for _ in range(2)]
+        moxi = self.moxi(mocks, dict(LONG, downstream_conn_max=2))
+        other, client = self.client(moxi), self.client(moxi)
+        other.send(b"get k\r\n")
+        await_true(lambda: any(m.pending() for m in mocks), "the get")
+        asked, spared = mocks if mocks[0].pending() else mocks[::-1]
+        first = asked.accept_expect(b"get k\r\n")
+        client.send(b"set k 0 0 1\r\nx\r\nflush_all\r\n")
+        second = asked.accept_expect(b"set k 0 0 1\r\nx\r\n")
+        client.reset()
+        spared.accept_expect(b"flush_all\r\n").send(b"OK\r\n")
+        second.expect(b"flush_all\r\n").send(b"STORED\r\nOK\r\n")
+        first.expect_nothing().send(b"END\r\n")
+        other.expect(b"END\r\n")
+
     def test_a_servers_refusal_is_relayed(self):
         mocks = [self.mock() for _ in range(3)]
         client = self.client(self.moxi(mocks))
