@@ -206,6 +206,9 @@ void client_finish(struct request *r, const struct outcome *outcome)
     r->finished = true;
     if (c->head == r)
         advance(c);
+    else if (UNLIKELY(input_waits(c)))
+        /* It may wait for that. */
+        client_mark(c);
 }
 
 /* --- pins --- */

@@ -1287,6 +1287,23 @@ class SquashSplit(FrontTest):
         writes.send(b"STORED\r\n" + self.reply(b"A1", b"x"))
         b.expect(b"STORED\r\n" + self.reply(b"A1", b"x"))
 
+    def test_pipelined_behind_a_follower_not_at_its_turn(self):
+        """It is asked as soon as that has been answered, whoever is answered before them."""
+        moxi, a, b, one, two = self.two()
+        self.ask(a)
+        self.asked(one, b"A1 A2")
+        self.asked(two, b"B1 B2")
+        b.send(self.real(b"get A3\r\nget A1 B1 A2 B2\r\nget B3\r\n"))
+        self.followed(moxi)
+        self.asked(one, b"A3")
+        one.send(b"END\r\n")
+        two.send(b"END\r\n")
+        a.expect(b"END\r\n")
+        self.asked(two, b"B3")
+        one.send(b"END\r\n")
+        two.send(b"END\r\n")
+        b.expect(b"END\r\n" * 3)
+
     def test_pins_of_others_stay(self):
         """Who follows has no pin, and takes none away from what its client has asked before."""
         moxi, a, b, one, two = self.two({"downstream_conn_max": 4})
