@@ -485,6 +485,8 @@ static void on_wait(evutil_socket_t fd, short what, void *arg)
         } else {
             r->waiting = false;
             r->in_conn = false;
+            /* Its client may wait for that. */
+            client_wrote(r);
             start(r);
         }
     }

@@ -558,13 +558,14 @@ static size_t take_body(struct client *c, struct chunk *chunk, uint8_t *p, size_
 /* Whether nothing may be asked behind r yet. */
 static bool must_wait_for(const struct request *r)
 {
-    return (request_is_split(r) && !multiget_all_asked(r)) || ((r->alone || cproxy_is_barrier(r)) && !r->finished);
+    return (request_is_split(r) && !multiget_all_asked(r)) || (r->waiting && r->num_keys > 1) ||
+           ((r->alone || cproxy_is_barrier(r)) && !r->finished);
 }
 
 /*
  * Whether the client may ask for more: it is owed nothing, or little; nothing is put off; and its last request, if it
- * is a multiget that is asked for bit by bit, has been asked for whole, if it is for all servers, or follows one that
- * was split, has been answered: for nothing may overtake these.
+ * is a multiget, which may be asked for bit by bit, has been asked for whole, if it is for all servers, or follows one
+ * that was split, has been answered: for nothing may overtake these.
  */
 static bool may_admit(const struct client *c)
 {

@@ -1318,6 +1318,32 @@ class Admission(MockTest):
         second.expect(b"set k 0 0 1\r\n2\r\n")
         first.expect_nothing(0.05)
 
+    def test_nothing_overtakes_a_multiget(self):
+        """One that waited for a slot may be asked for bit by bit, and what comes after it is asked after that."""
+        mock, moxi, a, server = self.established(dict(LONG, downstream_max=2, wait_queue_timeout=ms(60000),
+                                                      client_buffer_max=65536))
+        b, client = self.client(moxi), self.client(moxi)
+        large = value(b"large", b"x" * 40000) + b"END\r\n"
+        a.send(b"get large\r\n")
+        server.expect(b"get large\r\n").send(large)
+        a.expect(large)
+        for busy in (a, b):
+            busy.send(b"get busy\r\n")
+            server.expect(b"get busy\r\n")
+        client.send(b"get 1 2 3 4 5 6 7 8\r\nset 8 0 0 1\r\nx\r\n").sync()
+        self.client(moxi).turn()
+        server.send(b"END\r\n" * 2)
+        for busy in (a, b):
+            busy.expect(b"END\r\n")
+        keys = []
+        while len(keys) < 8:
+            asked = server.line().split()
+            self.assertEqual(asked[0], b"get")
+            keys += asked[1:]
+            server.send(b"END\r\n")
+        server.expect(b"set 8 0 0 1\r\nx\r\n").send(b"STORED\r\n")
+        client.expect(b"END\r\nSTORED\r\n")
+
     def test_waiting_client_goes(self):
         mock, moxi, a, server = self.established(dict(LONG, downstream_max=1, wait_queue_timeout=ms(60000)))
         b, c = self.client(moxi), self.client(moxi)
