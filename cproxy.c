@@ -377,8 +377,7 @@ static void flush_orphan(const struct request *r, uint32_t server)
         return;
     if (r->hold != HOLD_NONE)
         share_hold(share);
-    if (r->owner != NULL)
-        share->conn = client_pinned(r, server);
+    share->conn = r->owner != NULL ? client_pinned(r, server) : r->conn;
     send_orphan(share, server);
 }
 

@@ -353,9 +353,10 @@ static void keep_pin(const struct client *c, struct request *r)
 {
     const struct pin *pin;
 
-    if (!r->waiting || r->num_keys != 1 || c->pins == NULL)
+    if (!r->waiting || c->pins == NULL || (r->num_keys != 1 && r->op != OP_FLUSH_ALL))
         return;
-    pin = &c->pins[cproxy_route(c->ps, &r->keys[0])];
+    /* One for all of several servers waits after all before it has been answered. */
+    pin = &c->pins[r->num_keys == 1 ? cproxy_route(c->ps, &r->keys[0]) : 0];
     if (pin->num_out > 0)
         r->conn = pin->conn;
 }

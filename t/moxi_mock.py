@@ -1305,17 +1305,22 @@ class Admission(MockTest):
 
     def test_order_is_kept_when_the_client_goes(self):
         """What waited for a slot goes where its client's earlier requests went."""
+        for write in (b"set k 0 0 1\r\n2\r\n", b"flush_all\r\n"):
+            with self.subTest(write=write):
+                self.order_is_kept(write)
+
+    def order_is_kept(self, write):
         mock, moxi, _, first = self.established(dict(LONG, downstream_max=2, downstream_conn_max=2, wait_queue_timeout=ms(60000)))
         other, client = self.client(moxi), self.client(moxi)
         other.send(b"get busy\r\n")
         first.expect(b"get busy\r\n")
         client.send(b"set k 0 0 1\r\n1\r\n")
         second = mock.accept_expect(b"set k 0 0 1\r\n1\r\n")
-        client.send(b"set k 0 0 1\r\n2\r\n").sync()
+        client.send(write).sync()
         self.client(moxi).turn()
         client.reset()
         self._ends[0].remove(client.close)
-        second.expect(b"set k 0 0 1\r\n2\r\n")
+        second.expect(write)
         first.expect_nothing(0.05)
 
     def test_nothing_overtakes_a_multiget(self):
