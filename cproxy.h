@@ -331,7 +331,10 @@ void multiget_refuse(struct request *r);
 /* Whether every key has been asked for. */
 bool multiget_all_asked(const struct request *r);
 
-/* Whether all its keys have been asked for, and nothing has come back yet, of one that squash_lead was called for. */
+/*
+ * Of one that squash_lead was called for: whether all its keys have been asked for, nothing has come back yet, and what
+ * it has from the near cache is not too old for who asks now.
+ */
 bool multiget_is_unanswered(const struct request *r);
 
 /* Frees what a multiget has gathered, once its client has gone: its parts are swallowed. */

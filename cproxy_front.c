@@ -189,6 +189,7 @@ enum front_result front_get(struct front *f, uint64_t hash, const struct rkey *k
     if (!__atomic_load_n(&card->used, __ATOMIC_RELAXED))
         __atomic_store_n(&card->used, 1, __ATOMIC_RELAXED);
     if (card->is_miss) {
+        hit->fresh_us = card->fresh_us;
         cache_item_release(item);
         return FRONT_MISS;
     }

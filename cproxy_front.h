@@ -125,7 +125,7 @@ enum front_result {
     FRONT_ASK,  /* nothing is known: ask a server, and draw a ticket first */
     FRONT_PASS, /* it is a stranger after all */
     FRONT_HIT,  /* it is in *hit */
-    FRONT_MISS, /* servers have no such key */
+    FRONT_MISS, /* servers have no such key; hit->fresh_us is set */
 };
 
 /*

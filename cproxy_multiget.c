@@ -67,6 +67,7 @@ struct multiget {
     uint32_t num_out;   /* parts on their way */
     uint32_t num_again; /* slots in SLOT_AGAIN */
     uint32_t told; /* the first of which those who follow were not told yet; no value is handed on before it is told */
+    uint64_t near_until_us; /* when the first that came from the near cache gets old: nobody follows it from then on */
     bool any_value;
     bool was_asked;    /* a server was asked for something */
     enum result error; /* of a part that failed for another reason than that its server is away; NONE: none */
@@ -448,6 +449,7 @@ static struct multiget *multiget_create(struct request *r)
     m = (struct multiget *)chunk->data;
     memset(m, 0, sizeof(*m));
     m->chunk = chunk;
+    m->near_until_us = UINT64_MAX;
     m->tickets = r->fills ? (struct guard_ticket *)(m + 1) : NULL;
     m->slots = (struct slot *)((uint8_t *)(m + 1) + tickets);
     m->parts = (struct request **)(m->slots + n);
@@ -598,10 +600,14 @@ static bool look_near(struct request *r, uint32_t i)
         return false;
     case FRONT_MISS:
         m->states[i] = SLOT_MISS;
-        return true;
+        break;
     case FRONT_HIT:
         break;
     }
+    if (hit.fresh_us < m->near_until_us)
+        m->near_until_us = hit.fresh_us;
+    if (m->states[i] == SLOT_MISS)
+        return true;
     r->ops = &near_ops;
     counter_add(&r->pool->counters.front.tot_saved_bytes, hit.value_len);
     if (!item_send(&r->pool->items, r, i, hit.item, hit.value, hit.value_len, &hit.facts)) {
@@ -635,7 +641,7 @@ bool multiget_is_unanswered(const struct request *r)
     for (uint32_t s = 0; s < r->pool->pool->num_servers; s++)
         if (m->parts[s] != NULL && m->parts[s]->got_reply)
             return false;
-    return m->cursor == 0;
+    return m->cursor == 0 && loop_of(r)->now_us < m->near_until_us;
 }
 
 /* Asks for the next keys, as many as the window allows. */

@@ -1441,6 +1441,30 @@ class SquashSplit(FrontTest):
         for client in (a, b):
             client.expect(self.reply(b"B1 B2"))
 
+    def test_what_a_leader_has_from_the_near_cache(self):
+        """Who asks when that has outlived its lifespan does not follow."""
+        span = ms(300)
+        moxi, a, b, one, two = self.two({"front_cache_spec": "@all", "front_cache_lifespan": span})
+        self.ask(a, b"A1")
+        self.asked(one, b"A1")
+        one.send(self.reply(b"A1"))
+        a.expect(self.reply(b"A1"))
+        end = time.monotonic() + span / 1000
+        self.ask(a, b"A1 B1")
+        self.asked(two, b"B1")
+        self.ask(b, b"A1 B1")
+        self.followed(moxi)
+        await_true(lambda: time.monotonic() > end, "the end of the lifespan")
+        late = self.client(moxi)
+        self.ask(late, b"A1 B1")
+        self.asked(one, b"A1")
+        self.asked(two, b"B1")
+        one.send(self.reply(b"A1", b"new"))
+        two.send(self.reply(b"B1") * 2)
+        for client in (a, b):
+            client.expect(self.reply(b"A1 B1"))
+        late.expect(self.reply(b"A1", b"new")[:-5] + self.reply(b"B1"))
+
     def test_leader_not_at_its_turn(self):
         """Who follows does not wait for what the leader's client has asked before."""
         moxi, a, b, one, two = self.two(servers=3)
