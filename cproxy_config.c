@@ -106,8 +106,9 @@ const struct setting settings_table[] = {
      "hash of a key, as in libmemcached; default: that of the distribution; crc spreads keys with modula only"},
 
     {"pace_us", NULL, SETTING_US, FIELD(pace_us), 10, 0, 1000, NULL,
-     "half the pause of a busy worker in each turn, to gather more requests for each write, and a quarter of that of a "
-     "very busy one; 0: none; for all pools"},
+     "unit of the pause that a busy worker makes in each turn, to gather more for each read and write: 2 to 4 of them, "
+     "and "
+     "up to 16 when servers owe hundreds of replies; 0: none; for all pools"},
     {"pace_min", NULL, SETTING_U32, FIELD(pace_min), 20, 1, 1000000, NULL,
      "clients of a worker that have asked within a millisecond, or half its requests in flight, from which it "
      "is busy in that sense; for all pools"},

@@ -56,7 +56,7 @@ struct settings {
     uint32_t hash;         /* enum mcs_hash */
 
     /* the loop */
-    uint32_t pace_us;  /* unit of the pause before a poll under load, to gather what arrives meanwhile; 0: none */
+    uint32_t pace_us;  /* unit of a pause before a poll under load, to gather what arrives; 1000 at most; 0: none */
     uint32_t pace_min; /* load (loop_load) from which a worker pauses */
 
     /* the near cache; off when the lifespan is 0, or the spec is empty */

@@ -330,6 +330,7 @@ static void close_ready(struct dconn *dc, enum result result, const char *why)
     forget_reply(dc);
     conn_close(&dc->conn, d->loop);
     set_state(dc, DCONN_DOWN);
+    dc->num_joined = 0;
     if (was_asked)
         greeting_lost(d);
     else if (over && !dc->heard && (dc->sent.head != NULL || dc->unsent.head != NULL || d->settings->usr[0] != '\0'))
@@ -581,6 +582,8 @@ static bool finish_reply(struct dconn *dc, const struct outcome *outcome, bool s
     struct loop *loop = dc->d->loop;
     bool is_swallowed = r->answered;
 
+    dc->num_joined -= r->goes_on;
+    assert(dc->num_joined == 0 || dc->num_joined < dc->sent.n);
     if ((r->op == OP_GET || r->op == OP_GETS) && r->cursor == r->first)
         dc->usual_value -= dc->usual_value / 8; /* nothing was found */
     request_left_conn(&loop->requests, &loop->bufs, r, outcome);
@@ -869,6 +872,7 @@ static void read_replies(struct dconn *dc)
         close_ready(dc, RESULT_CLOSED, status == CONN_EOF ? "by the server" : strerror(errno));
         return;
     }
+    loop_count_owed(loop, dc->sent.n - dc->num_joined);
     dc->progress_us = loop->now_us;
     dc->heard = true;
     if (LIKELY(greeting_is_over(dc)))
@@ -912,6 +916,7 @@ static bool compose_next(struct dconn *dc, struct join *join)
     r->goes_on = false;
     r->sent_at = dc->composed;
     if (join_line(join, codec, r, &dc->conn.out)) {
+        dc->num_joined++;
         counter_add(&dc->d->counters->tot_get_joined, 1);
     } else if (UNLIKELY(!codec->compose_request(r, &loop->bufs, &dc->conn.out))) {
         spanq_truncate(&dc->conn.out, &loop->bufs, before);

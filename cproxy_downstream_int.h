@@ -25,6 +25,7 @@ struct dconn {
     /* requests */
     struct request_queue unsent;
     struct request_queue sent;
+    uint32_t num_joined; /* of sent, that share the line of the one before */
     size_t unsent_bytes; /* sum of request_weight of unsent */
     bool heard;          /* the server has said something since it was connected, or has said all of itself */
     enum knows knows;

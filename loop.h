@@ -58,6 +58,7 @@ struct loop {
     size_t done_mark;        /* requests that had ended when it began */
     size_t done_before;      /* that ended in the one before */
     uint32_t asked_ms;       /* active_ms when a server was last asked for something */
+    uint32_t owed;           /* commands that a server owed when it was read, the most in this turn */
 };
 
 void loop_tell_time(struct loop *loop); /* for loop_enter only */
@@ -83,6 +84,13 @@ static inline void loop_count_active(struct loop *loop, uint32_t *last_ms)
  * are more and are being answered.
  */
 uint32_t loop_load(const struct loop *loop);
+
+/* A server is being read that owes the replies to so many commands. */
+static inline void loop_count_owed(struct loop *loop, uint32_t n)
+{
+    if (n > loop->owed)
+        loop->owed = n;
+}
 
 /* Room of a read: fewer bytes than this are not worth a system call. */
 enum { READ_ROOM = 64 * 1024 };

@@ -26,7 +26,9 @@
 enum {
     TICK_SECONDS = 1,
     QUIET_MS = 2,          /* after which without a request to a server there is no pause */
-    PACE_TIMES_MAX = 4,    /* a pause is this many times pace_us, when the load is twice pace_min */
+    PACE_TIMES_BUSY = 4,   /* a pause is this many times pace_us, when the load is twice pace_min */
+    PACE_TIMES_MAX = 16,   /* or up to so many times, */
+    PACE_OWED = 25,        /* once for so many commands that a server owes */
     KEYS_KEEP = 16 * 1024, /* a list of keys that has grown larger is given back */
 };
 
@@ -74,16 +76,27 @@ static void on_drain_timer(evutil_socket_t fd, short what, void *arg)
     w->out_of_patience = true;
 }
 
+/* How many times pace_us a worker pauses that has this load. */
+static uint32_t pace_times(const struct worker *w, uint32_t load)
+{
+    uint32_t busy = 2 * w->config->pools[0].settings.pace_min;
+    uint32_t times = load >= busy ? PACE_TIMES_BUSY : PACE_TIMES_BUSY * load / busy;
+    uint32_t deep = w->loop.owed / PACE_OWED;
+
+    if (deep > PACE_TIMES_MAX)
+        deep = PACE_TIMES_MAX;
+    return deep > times ? deep : times;
+}
+
 static void pace(const struct worker *w)
 {
     const struct settings *s = &w->config->pools[0].settings;
-    uint32_t load = loop_load(&w->loop), times;
+    uint32_t load = loop_load(&w->loop);
     struct timespec pause = {0};
 
     if (s->pace_us == 0 || load < s->pace_min || w->loop.active_ms - w->loop.asked_ms > QUIET_MS)
         return;
-    times = load >= 2 * s->pace_min ? PACE_TIMES_MAX : PACE_TIMES_MAX * load / (2 * s->pace_min);
-    pause.tv_nsec = (long)s->pace_us * times * 1000;
+    pause.tv_nsec = (long)s->pace_us * pace_times(w, load) * 1000;
     nanosleep(&pause, NULL);
 }
 
