@@ -306,15 +306,25 @@ bool cache_touch(struct cache *cache, const void *key, size_t nkey, uint32_t exp
     return item != NULL;
 }
 
-bool cache_item_fetched(struct cache *cache, const struct cache_item *item)
+static unsigned bits_of(struct cache *cache, const struct cache_item *item)
 {
     struct shard *shard = table_shard(cache, table_hash(cache, item->bytes, item->nkey));
-    bool is_fetched;
+    unsigned bits;
 
     pthread_mutex_lock(&shard->lock);
-    is_fetched = (item->bits & ITEM_FETCHED) != 0;
+    bits = item->bits;
     pthread_mutex_unlock(&shard->lock);
-    return is_fetched;
+    return bits;
+}
+
+bool cache_item_fetched(struct cache *cache, const struct cache_item *item)
+{
+    return (bits_of(cache, item) & ITEM_FETCHED) != 0;
+}
+
+bool cache_item_has_binary_key(struct cache *cache, const struct cache_item *item)
+{
+    return (bits_of(cache, item) & ITEM_BINARY_KEY) != 0;
 }
 
 void cache_item_release(struct cache_item *item)

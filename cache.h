@@ -349,6 +349,9 @@ bool cache_walk(struct cache *cache, struct cache_cursor *cursor, size_t budget,
 /* Whether somebody has got the item since it was stored. For walks. */
 bool cache_item_fetched(struct cache *cache, const struct cache_item *item);
 
+/* Whether a meta command that stored it gave its key in base64. For walks. */
+bool cache_item_has_binary_key(struct cache *cache, const struct cache_item *item);
+
 /* The class of stats that an item belongs to, 1..CACHE_CLASSES - 1. */
 unsigned cache_item_class(const struct cache *cache, const struct cache_item *item);
 

@@ -225,11 +225,16 @@ static struct outcome run_too_large(struct local *l, const struct request *r)
 static struct outcome run_delete(struct local *l, const struct request *r)
 {
     const struct rkey *key = &r->keys[0];
+    struct cache_sight sight;
 
     if (prefix_stats_enabled())
         prefix_stats_delete(key->p, key->len);
     tell_lookup(l, r);
-    return outcome_of(cache_delete(l->cache, key->p, key->len) ? RESULT_DELETED : RESULT_NOT_FOUND);
+    sight = local_look_to_delete(l, r);
+    if (!cache_delete(l->cache, key->p, key->len))
+        return outcome_of(RESULT_NOT_FOUND);
+    local_tell_deleted(r, &sight);
+    return outcome_of(RESULT_DELETED);
 }
 
 static struct outcome run_touch(struct local *l, const struct request *r)
@@ -280,29 +285,44 @@ static uint64_t classes_of(const char *word)
     }
 }
 
-/* lru_crawler enable|disable|crawl CLASSES|metadump CLASSES. A crawl looks at all classes, whichever are asked for. */
+static struct outcome run_dump(struct local *l, struct request *r, bool is_meta, const char *word)
+{
+    uint64_t classes = classes_of(word);
+    bool begun;
+
+    if (!l->serving->may_dump)
+        return error_of(is_meta ? "ERROR metadump not allowed\r\n" : "ERROR key dump not allowed\r\n");
+    if (classes == 0)
+        return error_of("BADCLASS invalid class id\r\n");
+    if (r->ops->unwritten(r) > 0)
+        return error_of(is_meta ? "ERROR cannot pipeline other commands before metadump\r\n"
+                                : "ERROR cannot pipeline other commands before mgdump\r\n");
+    begun = is_meta ? walk_metadump(l, r, classes) : walk_mgdump(l, r, classes);
+    return outcome_of(begun ? RESULT_NONE : RESULT_NO_MEMORY);
+}
+
+/*
+ * lru_crawler enable|disable|crawl CLASSES|metadump CLASSES|mgdump CLASSES. A crawl looks at all classes, whichever are
+ * asked for.
+ */
 static struct outcome run_crawler(struct local *l, struct request *r)
 {
     char buf[KEY_MAX + 1];
     const char *words[3];
     size_t n = local_words(r, buf, words, ARRAY_LEN(words));
-    uint64_t classes;
 
     if (n == 1 && (strcmp(words[0], "enable") == 0 || strcmp(words[0], "disable") == 0)) {
         l->hooks->set_crawler(strcmp(words[0], "enable") == 0);
         return outcome_of(RESULT_OK);
     }
-    if (n != 2 || (strcmp(words[0], "crawl") != 0 && strcmp(words[0], "metadump") != 0))
+    if (n == 2 && strcmp(words[0], "metadump") == 0)
+        return run_dump(l, r, true, words[1]);
+    if (n == 2 && strcmp(words[0], "mgdump") == 0)
+        return run_dump(l, r, false, words[1]);
+    if (n != 2 || strcmp(words[0], "crawl") != 0)
         return error_of("ERROR\r\n");
-    classes = classes_of(words[1]);
-    if (strcmp(words[0], "metadump") == 0 && !l->serving->may_dump)
-        return error_of("ERROR metadump not allowed\r\n");
-    if (classes == 0)
+    if (classes_of(words[1]) == 0)
         return error_of("BADCLASS invalid class id\r\n");
-    if (strcmp(words[0], "metadump") == 0 && r->ops->unwritten(r) > 0)
-        return error_of("ERROR cannot pipeline other commands before metadump\r\n");
-    if (strcmp(words[0], "metadump") == 0)
-        return outcome_of(walk_metadump(l, r, classes) ? RESULT_NONE : RESULT_NO_MEMORY);
     l->hooks->crawl();
     return outcome_of(RESULT_OK);
 }

@@ -6,7 +6,7 @@
  *   cproxy_local_meta.c   meta commands
  *   cproxy_local_watch.c  what clients who watch are told
  *   cproxy_local_stats.c  stats, but for those that
- *   cproxy_local_walk.c   look at all items, step by step: lru_crawler metadump, stats cachedump, stats sizes
+ *   cproxy_local_walk.c   look at all items, step by step: lru_crawler metadump and mgdump, stats cachedump, sizes
  */
 #ifndef CPROXY_LOCAL_INT_H
 #define CPROXY_LOCAL_INT_H
@@ -82,6 +82,10 @@ void local_run_meta(struct local *l, struct request *r);
 /* Tells those who watch fetchers that a command looks up its key. */
 void local_tell_lookup(struct local *l, const struct request *r);
 
+/* What is known of the item that a command may delete, if anybody watches that; and that it has been deleted. */
+struct cache_sight local_look_to_delete(struct local *l, const struct request *r);
+void local_tell_deleted(const struct request *r, const struct cache_sight *sight);
+
 /* stats: the outcome; RESULT_NONE when it is to come later. */
 struct outcome local_run_stats(struct local *l, struct request *r);
 
@@ -90,6 +94,7 @@ struct outcome local_run_stats(struct local *l, struct request *r);
  * which and how many items are told.
  */
 bool walk_metadump(struct local *l, struct request *r, uint64_t classes) MUST_CHECK;
+bool walk_mgdump(struct local *l, struct request *r, uint64_t classes) MUST_CHECK;
 bool walk_cachedump(struct local *l, struct request *r, unsigned class, uint64_t limit) MUST_CHECK;
 bool walk_sizes(struct local *l, struct request *r) MUST_CHECK;
 

@@ -167,12 +167,16 @@ static void run_delete(struct local *l, struct request *r)
                                           .exptime = local_exptime(l, r->exptime),
                                           .own = has(r, TERM_NEW_UNIQUE),
                                           .own_unique = r->terms.new_unique};
+    struct cache_sight sight;
     enum cache_result result;
 
     if (prefix_stats_enabled())
         prefix_stats_delete(key->p, key->len);
     tell_lookup(l, r);
+    sight = local_look_to_delete(l, r);
     result = cache_meta_delete(l->cache, key->p, key->len, &removal);
+    if (result == CACHE_STORED && !removal.invalidates && !removal.removes_value)
+        local_tell_deleted(r, &sight);
     if (result == CACHE_NO_MEMORY)
         finish(l, r, error_of("SERVER_ERROR out of memory\r\n"), NULL);
     else

@@ -11,7 +11,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base64.h"
 #include "cproxy_local_int.h"
 
 enum {
@@ -25,16 +27,17 @@ enum {
     PAGE_ROWS = 1024,
     ESCAPED_MAX = 3 * KEY_MAX,
     LINE_BYTES = ESCAPED_MAX + 200,
+    MG_BYTES = (KEY_MAX + 2) / 3 * 4 + 7, /* a key in base64, between "mg " and " b\r\n" */
 };
 
-enum kind { METADUMP, CACHEDUMP, SIZES };
+enum kind { METADUMP, MGDUMP, CACHEDUMP, SIZES };
 
 struct walk {
     struct walk *next;
     struct request *request; /* stands in the walk's queue, as in a connection's */
     enum kind kind;
     struct cache_cursor cursor;
-    uint64_t classes; /* bit c: items of class c are told; METADUMP, CACHEDUMP */
+    uint64_t classes; /* bit c: items of class c are told; not SIZES */
     uint64_t left;    /* items that may still be told; CACHEDUMP */
     size_t bytes;     /* told so far; CACHEDUMP */
     uint32_t now;     /* items that are dead at that time are passed over */
@@ -61,6 +64,27 @@ static void tell_meta(struct walk *walk, struct cache_item *item)
                  cache_item_fetched(walk->cache, item) ? "yes" : "no", cache_item_class(walk->cache, item),
                  cache_item_size(item));
     r->ops->raw(r, (const uint8_t *)line, (size_t)n);
+}
+
+/* As a command that asks for it: a key that is no word, or was given so, in base64. */
+static void tell_key(struct walk *walk, const struct cache_item *item)
+{
+    struct request *r = walk->request;
+    const struct rkey key = {.p = cache_item_key(item), .len = item->nkey};
+    uint8_t line[MG_BYTES], *p = line;
+
+    memcpy(p, "mg ", 3);
+    p += 3;
+    if (cache_item_has_binary_key(walk->cache, item) || !rkey_is_word(&key)) {
+        p += base64_encode(key.p, key.len, p);
+        memcpy(p, " b", 2);
+        p += 2;
+    } else {
+        memcpy(p, key.p, key.len);
+        p += key.len;
+    }
+    memcpy(p, "\r\n", 2);
+    r->ops->raw(r, line, (size_t)(p + 2 - line));
 }
 
 static void tell_item(struct walk *walk, struct cache_item *item)
@@ -106,6 +130,8 @@ static void on_item(void *arg, struct cache_item *item)
         return;
     else if (walk->kind == METADUMP)
         tell_meta(walk, item);
+    else if (walk->kind == MGDUMP)
+        tell_key(walk, item);
     else
         tell_item(walk, item);
 }
@@ -168,6 +194,10 @@ static void end(struct local *l, struct walk *walk)
     struct request *r = walk->request;
     struct outcome outcome = outcome_of(walk->lacks_memory ? RESULT_NO_MEMORY : RESULT_END);
 
+    if (walk->kind == MGDUMP) {
+        outcome.text = (const uint8_t *)"EN\r\n";
+        outcome.text_len = 4;
+    }
     if (walk->kind == SIZES && !r->answered && !walk->lacks_memory)
         tell_sizes(walk);
     walk_free(walk);
@@ -233,13 +263,23 @@ static struct walk *begin(struct local *l, struct request *r, enum kind kind)
     return walk;
 }
 
-bool walk_metadump(struct local *l, struct request *r, uint64_t classes)
+static bool begin_dump(struct local *l, struct request *r, enum kind kind, uint64_t classes)
 {
-    struct walk *walk = begin(l, r, METADUMP);
+    struct walk *walk = begin(l, r, kind);
 
     if (walk != NULL)
         walk->classes = classes;
     return walk != NULL;
+}
+
+bool walk_metadump(struct local *l, struct request *r, uint64_t classes)
+{
+    return begin_dump(l, r, METADUMP, classes);
+}
+
+bool walk_mgdump(struct local *l, struct request *r, uint64_t classes)
+{
+    return begin_dump(l, r, MGDUMP, classes);
 }
 
 bool walk_cachedump(struct local *l, struct request *r, unsigned class, uint64_t limit)

@@ -110,6 +110,20 @@ enum cache_result local_store_watched(struct local *l, struct request *r, struct
     return result;
 }
 
+struct cache_sight local_look_to_delete(struct local *l, const struct request *r)
+{
+    if (!watch_wants(WATCH_DELETIONS))
+        return (struct cache_sight){.state = CACHE_SIGHT_NONE};
+    return cache_look(l->cache, r->keys[0].p, r->keys[0].len);
+}
+
+void local_tell_deleted(const struct request *r, const struct cache_sight *sight)
+{
+    if (watch_wants(WATCH_DELETIONS))
+        watch_tell_deletion(r->keys[0].p, r->keys[0].len, r->codec == &codec_meta ? "md" : "delete", sight->class,
+                            sight->nvalue);
+}
+
 void local_tell_evicted(void *arg, const struct cache_item *item, bool was_fetched)
 {
     struct cache *cache = *(struct cache **)arg;

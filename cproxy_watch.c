@@ -119,10 +119,8 @@ static unsigned kind_of(const uint8_t *p, size_t n)
         const char *word;
         unsigned kind;
     } kinds[] = {
-        {"fetchers", WATCH_FETCHERS},
-        {"mutations", WATCH_MUTATIONS},
-        {"evictions", WATCH_EVICTIONS},
-        {"connevents", WATCH_CONNEVENTS},
+        {"fetchers", WATCH_FETCHERS},     {"mutations", WATCH_MUTATIONS}, {"evictions", WATCH_EVICTIONS},
+        {"connevents", WATCH_CONNEVENTS}, {"deletions", WATCH_DELETIONS},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)

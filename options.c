@@ -96,7 +96,7 @@ static const struct option_row rows[] = {
     {'C', "disable-cas", NULL, OPTION_FLAG, FIELD(no_cas), 0, 0, 0,
      "no versions of items: gets tells 0, cas never stores, and flush_all takes what is stored in its second as well"},
     {'X', "disable-dumping", NULL, OPTION_FLAG, FIELD(no_dump), 0, 0, 0,
-     "refuse stats cachedump and lru_crawler metadump"},
+     "refuse stats cachedump, and lru_crawler metadump and mgdump"},
     {'W', "disable-watch", NULL, OPTION_FLAG, FIELD(no_watch), 0, 0, 0, "refuse watch"},
     {'D', "delimiter", "CHARACTER", OPTION_CHAR, FIELD(delimiter), 0, 0, 0,
      "count by what stands before this character in keys, for stats detail, from the start; otherwise ':', once stats "

@@ -166,6 +166,14 @@ void watch_tell_eviction(const uint8_t *key, size_t nkey, bool was_fetched, int6
          escape(&escaped, key, nkey), was_fetched ? "yes" : "no", ttl, idle, class, size);
 }
 
+void watch_tell_deletion(const uint8_t *key, size_t nkey, const char *command, unsigned class, uint32_t size)
+{
+    struct escaped escaped;
+
+    tell(WATCH_DELETIONS, "type=deleted key=%s cmd=%s clsid=%u size=%" PRIu32 "\n", escape(&escaped, key, nkey),
+         command, class, size);
+}
+
 /* Where a client is, as lines have it. False: nowhere that could be told. */
 static bool name_peer(int fd, char *text, size_t size)
 {

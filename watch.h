@@ -23,6 +23,7 @@ enum {
     WATCH_MUTATIONS = 1 << 1,  /* a value is stored, or not */
     WATCH_EVICTIONS = 1 << 2,  /* an item goes for want of memory */
     WATCH_CONNEVENTS = 1 << 3, /* a client comes or goes */
+    WATCH_DELETIONS = 1 << 4,  /* an item is deleted */
 };
 
 enum { WATCHERS_MAX = 20 }; /* as in memcached */
@@ -53,6 +54,9 @@ void watch_tell_store(const uint8_t *key, size_t nkey, const char *status, const
 /* ttl: -1 for none; idle: seconds since the last access. This one wakes nobody. */
 void watch_tell_eviction(const uint8_t *key, size_t nkey, bool was_fetched, int64_t ttl, uint32_t idle, unsigned class,
                          uint32_t size);
+
+/* command: delete or md. */
+void watch_tell_deletion(const uint8_t *key, size_t nkey, const char *command, unsigned class, uint32_t size);
 
 enum watch_reason { REASON_NORMAL, REASON_ERROR, REASON_IDLE, REASON_SHUTDOWN };
 

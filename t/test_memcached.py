@@ -5,6 +5,7 @@
 Run as /usr/bin/python3 t/test_memcached.py [Class[.test]].
 """
 
+import base64
 import collections
 import os
 import re
@@ -16,6 +17,7 @@ import threading
 import time
 import unittest
 
+from binarylib import DELETE, SET, packet, read_packet, store
 from moxilib import MOXI, SCALE, Client, Crowd, Moxi, MoxiTest, Process, await_true, free_port, has_sanitizer, parse_stats
 
 
@@ -392,19 +394,48 @@ class Dumps(AloneTest):
             self.assertEqual(client.read_until(b"END\r\n").count(b"ITEM "), n)
             self.assertRegex(client.read_until(b"END\r\n"), rb"\ASTAT \d+ %d\r\nEND" % n)
 
+    def test_mgdump(self):
+        """Each line is a command that finds its key; a key that no line can hold is in base64, and one that was given so."""
+        moxi = self.alone()
+        client, binary = self.client(moxi), self.client(moxi)
+        keys = [b"plain", b"a%b\xff:", b"in base64", b"from\r\nEN\r\nbinary", b"x" * 250, b"\x00" * 180]
+        for key in (b"plain", b"a%b\xff:", b"x" * 250):
+            client.ask(b"set %s 0 0 1\r\nx\r\n" % key, b"STORED\r\n")
+        for key in (b"in base64", b"\x00" * 180, b"word"):
+            client.ask(b"ms %s 1 b\r\nx\r\n" % base64.b64encode(key), b"HD\r\n")
+        binary.send(store(SET, b"from\r\nEN\r\nbinary", b"x"))
+        self.assertEqual(read_packet(binary), (0, b""))
+        client.ask(b"set gone 0 -1 1\r\nx\r\n", b"STORED\r\n")
+        for classes in (b"all", b"hash", b"1,2,3,4,5,6,7,8,9,10,11,12"):
+            client.send(b"lru_crawler mgdump %s\r\nget none\r\n" % classes)
+            lines = client.read_until(b"EN\r\nEND\r\n")[:-9].split(b"\r\n")[:-1]
+            found = set()
+            for line in lines:
+                self.assertRegex(line, rb"\Amg \S+( b)?\Z")
+                client.ask(line + b" v\r\n", b"VA 1\r\nx\r\n")
+                key = line.split(b" ")[1]
+                found.add(base64.b64decode(key) if line.endswith(b" b") else key)
+            self.assertEqual(found, set(keys) | {b"word"})
+            self.assertIn(b"mg %s b" % base64.b64encode(b"word"), lines)
+            self.assertIn(b"mg plain", lines)
+
     def test_dump_behind_others(self):
         """As in memcached, it has to be asked for alone."""
         client = self.client(self.alone())
         client.ask(b"set k 0 0 1\r\nx\r\n", b"STORED\r\n")
         client.ask(b"mg k v\r\nlru_crawler metadump all\r\nmn\r\n",
                    b"VA 1\r\nx\r\nERROR cannot pipeline other commands before metadump\r\nMN\r\n")
+        client.ask(b"mg k v\r\nlru_crawler mgdump all\r\nmn\r\n",
+                   b"VA 1\r\nx\r\nERROR cannot pipeline other commands before mgdump\r\nMN\r\n")
+        client.ask(b"lru_crawler mgdump 0\r\nlru_crawler mgdump\r\nlru_crawler mgdump all all\r\n",
+                   b"BADCLASS invalid class id\r\nERROR\r\nERROR\r\n")
 
     def test_client_goes_in_the_middle_of_a_dump(self):
         moxi = self.alone()
         client = self.client(moxi)
         client.send(b"".join(b"set %0200d 0 0 1 noreply\r\nx\r\n" % k for k in range(30000)))
         client.turn()
-        for ask in (b"lru_crawler metadump all\r\n", b"stats sizes\r\n", b"stats cachedump 1 0\r\n"):
+        for ask in (b"lru_crawler metadump all\r\n", b"lru_crawler mgdump all\r\n", b"stats sizes\r\n", b"stats cachedump 1 0\r\n"):
             for _ in range(3):
                 gone = self.client(moxi, rcvbuf=4096)
                 gone.send(ask)
@@ -415,6 +446,7 @@ class Dumps(AloneTest):
         client = self.client(self.alone("-X"))
         client.ask(b"set k 0 0 1\r\nx\r\n", b"STORED\r\n")
         client.ask(b"lru_crawler metadump all\r\n", b"ERROR metadump not allowed\r\n")
+        client.ask(b"lru_crawler mgdump all\r\n", b"ERROR key dump not allowed\r\n")
         client.ask(b"stats cachedump 1 1\r\n", b"CLIENT_ERROR stats cachedump not allowed\r\n")
 
     def test_cachedump(self):
@@ -608,6 +640,23 @@ class Watch(AloneTest):
         self.told(watcher, get(quoted, b"not_found", 0), get(b"%23" * 250, b"not_found", 0))
         client.ask(b"set f 0 0 1\r\nx\r\nflush_all\r\nget f\r\n", b"STORED\r\nOK\r\nEND\r\n")
         self.told(watcher, get(b"f", b"not_found", 0), store(b"f", b"stored", b"set", 0, 1), get(b"f", b"flushed", 0))
+        watcher.expect_nothing()
+
+    def test_deletions(self):
+        """As memcached 1.6.20 and later write them."""
+        moxi = self.alone()
+        client, binary, watcher = self.client(moxi), self.client(moxi), self.watch(moxi, b"deletions")
+        client.ask(b"set k%20x 0 0 4\r\nabcd\r\ndelete k%20x\r\ndelete k%20x\r\nget k%20x\r\n",
+                   b"STORED\r\nDELETED\r\nNOT_FOUND\r\nEND\r\n")
+        self.told(watcher, b"type=deleted key=k%2520x cmd=delete clsid=1 size=4")
+        client.ask(b"ms k 2\r\nab\r\nmd k I T30\r\nmd k x\r\nmd k C1\r\nmd k q\r\nmd k\r\n",
+                   b"HD\r\nHD\r\nHD\r\nEX\r\nNF\r\n")
+        self.told(watcher, b"type=deleted key=k cmd=md clsid=1 size=0")
+        client.ask(b"set k 0 0 1\r\nx\r\n", b"STORED\r\n")
+        binary.send(packet(DELETE, b"k"))
+        self.assertEqual(read_packet(binary), (0, b""))
+        self.told(watcher, b"type=deleted key=k cmd=delete clsid=1 size=1")
+        client.ask(b"set k 0 0 2000000\r\n%s\r\n" % (b"x" * 2000000), b"SERVER_ERROR object too large for cache\r\n")
         watcher.expect_nothing()
 
     def test_expired(self):
