@@ -729,6 +729,8 @@ static enum parse_status ascii_parse_reply(const struct request *r, const uint8_
         return n < REPLY_LINE_MAX ? PARSE_MORE : text_bad_reply(reply, "a line without an end");
     len = (size_t)(lf - p) + 1;
     reply->consumed = len;
+    if (len > REPLY_LINE_MAX)
+        return text_bad_reply(reply, "a line that is too long");
     if (len < 3 || lf[-1] != '\r')
         return text_bad_reply(reply, "a line that does not end in CR LF");
 

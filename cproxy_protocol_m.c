@@ -735,8 +735,6 @@ static enum parse_status parse_number(uint64_t size, const uint8_t *p, size_t n,
     const uint8_t *value = p + reply->consumed;
     uint64_t number;
 
-    if (reply->consumed > REPLY_LINE_MAX)
-        return text_bad_reply(reply, "a line that is too long");
     if (size == 0 || size > U64_DIGITS)
         return text_bad_reply(reply, "a number of a bad length");
     if (n - reply->consumed < size + 2)
@@ -874,6 +872,8 @@ static enum parse_status meta_parse_reply(const struct request *r, const uint8_t
     if (lf == NULL)
         return n < REPLY_LINE_MAX ? PARSE_MORE : text_bad_reply(reply, "a line without an end");
     reply->consumed = (size_t)(lf - p) + 1;
+    if (reply->consumed > REPLY_LINE_MAX)
+        return text_bad_reply(reply, "a line that is too long");
     if (reply->consumed < 4 || lf[-1] != '\r')
         return text_bad_reply(reply, "a line that does not end in CR LF");
     if (!text_is_error(p, reply->consumed))

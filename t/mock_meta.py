@@ -352,7 +352,8 @@ class MetaMocks(OneMock):
         for request, replies in (
                 (b"mg k v Oab k\r\n", [b"VA 1 Oac kk\r\nx\r\n", b"VA 1 Oab kl\r\nx\r\n", b"VA x\r\n", b"VA -1\r\n", b"VA\r\n",
                                        b"HDx\r\n", b"NF\r\n", b"NS\r\n", b"MN\r\n", b"STORED\r\n", b"EN Oac\r\n", b"\r\n",
-                                       b"VA 1 fx\r\nx\r\n", b"VA 1 kk Oab\r\nxyz", b"END\r\n", b"x" * 9000]),
+                                       b"VA 1 fx\r\nx\r\n", b"VA 1 kk Oab\r\nxyz", b"END\r\n", b"x" * 9000,
+                                       b"SERVER_ERROR " + b"x" * 20000 + b"\r\n"]),
                 (b"ms k 1\r\nx\r\n", [b"EN\r\n", b"VA 1\r\nx\r\n", b"MN\r\n", b"STORED\r\n", b"HD cx\r\n", b"HD Oab\r\n"]),
                 (b"md k\r\n", [b"EN\r\n", b"NS\r\n", b"VA 1\r\nx\r\n", b"DELETED\r\n"]),
                 (b"ma n v\r\n", [b"VA 1\r\nx\r\n", b"VA 30\r\n" + b"1" * 30 + b"\r\n", b"VA 2\r\n1\r\n\r\n", b"EN\r\n"]),

@@ -947,6 +947,7 @@ class FullBacklog(MockTest):
 class Malformed(MockTest):
     """A reply that cannot be ends its connection, and nobody takes it for an answer."""
 
+    LONG_ERROR = b"SERVER_ERROR " + b"x" * 20000 + b"\r\n"
     FOR_GET = [
         b"GARBAGE\r\n", b"\r\n", b"\n", b"\0\0\0\0\r\n", b"END\0\r\n", b"ENDING\r\n", b"STORED\r\n", b"DELETED\r\n",
         b"5\r\n", b"OK\r\n", b"TOUCHED\r\n", b"NOT_FOUND\r\n", b"VERSION 1.6.18\r\n", b"STAT pid 1\r\nEND\r\n",
@@ -956,13 +957,13 @@ class Malformed(MockTest):
         b"VALUE k 0 9223372036854775807\r\n", b"VALUE k 0 18446744073709551614\r\nxx\r\nEND\r\n",
         b"VALUE other 0 1\r\nx\r\nEND\r\n", b"VALUE kk 0 1\r\nx\r\nEND\r\n", b"VALUE " + b"k" * 300 + b" 0 1\r\n",
         b"VALUE k 0 1\r\nxyzEND\r\n", b"VALUE k 0 3\r\nx\r\nEND\r\n\r\n", b"VALUE k 0 1 2 3 4 5\r\nx\r\nEND\r\n",
-        b"value k 0 1\r\nx\r\nEND\r\n", b"x" * 100000, b"VALUE " + b"x" * 100000,
+        b"value k 0 1\r\nx\r\nEND\r\n", b"x" * 100000, b"VALUE " + b"x" * 100000, LONG_ERROR,
         b"VALUE k 0 1\r\nx\r\nGARBAGE\r\n", b"VALUE k 0 1\r\nx\r\nSTORED\r\n",
     ]
     FOR_SET = [
         b"GARBAGE\r\n", b"END\r\n", b"VALUE k 0 1\r\nx\r\nEND\r\n", b"DELETED\r\n", b"STORE\r\n", b"STOREDX\r\n",
         b"\r\n",
-        b"5\r\n", b"OK\r\n", b"STORED" * 20000, b"TOUCHED\r\n", b"stored\r\n", b"STORED\0\r\n",
+        b"5\r\n", b"OK\r\n", b"STORED" * 20000, b"TOUCHED\r\n", b"stored\r\n", b"STORED\0\r\n", LONG_ERROR,
     ]
     FOR_INCR = [b"STORED\r\n", b"-1\r\n", b"12x\r\n", b"x\r\n", b"END\r\n", b"\r\n", b"DELETED\r\n", b"1" * 50000]
 
@@ -1000,6 +1001,21 @@ class Malformed(MockTest):
     def test_delete_touch(self):
         self.table(b"delete k\r\n", [b"STORED\r\n", b"END\r\n", b"1\r\n"], lambda mock, reply: closed(mock))
         self.table(b"touch k 1\r\n", [b"STORED\r\n", b"DELETED\r\n", b"1\r\n"], lambda mock, reply: closed(mock))
+
+    def test_long_error_of_several_servers(self):
+        """A line that is too long is no error to be kept until all have answered."""
+        mocks = [self.mock() for _ in range(2)]
+        client = self.client(self.moxi(mocks, dict(LONG, distribution="modula", client_buffer_max=1 << 30)))
+        client.send(b"flush_all\r\n")
+        for mock in mocks:
+            mock.accept_expect(b"flush_all\r\n").send(self.LONG_ERROR)
+        client.expect_match(rb"SERVER_ERROR proxy downstream closed .*\r\n")
+        client.send(b"get " + b" ".join(b"k%d" % i for i in range(20)) + b"\r\n")
+        for mock in mocks:
+            server = mock.accept()
+            server.line()
+            server.send(self.LONG_ERROR)
+        client.expect(b"END\r\n")
 
     def test_error_to_a_set(self):
         """The server took the data block for commands: how many replies follow is anyone's guess."""
