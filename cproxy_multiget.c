@@ -271,6 +271,7 @@ static void begin_fill(struct request *part, const struct hit *hit)
 static void part_hit(struct request *part, const struct hit *hit, struct chunk *chunk, uint8_t *p, size_t n)
 {
     struct request *r = part->parent;
+    struct multiget *m = r->parts;
 
     cproxy_learn_value(part->pool, n);
     part->num_hits++;
@@ -279,8 +280,11 @@ static void part_hit(struct request *part, const struct hit *hit, struct chunk *
         share_fill(part, p + hit->head_len, hit->value_len);
         share_end_fill(part);
     }
-    if (!put_off(part, hit->key) && !put_value(r, hit->key, chunk, p, n))
-        fail_memory(part);
+    if (put_off(part, hit->key) || put_value(r, hit->key, chunk, p, n))
+        return;
+    fail_memory(part);
+    /* It is answered: still pending, it would be a miss of the server's, to be kept in the near cache. */
+    m->states[hit->key] = SLOT_MISS;
 }
 
 static void part_begin(struct request *part, const struct hit *hit)

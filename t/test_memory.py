@@ -23,7 +23,7 @@ import unittest.mock
 
 from binarylib import (APPEND, DELETE, FLUSH, GAT, GET, GETK, GETKQ, INCR, NOOP, SET, SETQ, STAT, TOUCH, count, expire, packet,
                        store)
-from moxilib import MOXI, TIMEOUT, Client, Closed, MoxiTest, has_sanitizer
+from moxilib import MOXI, TIMEOUT, Client, Closed, MoxiTest, await_true, has_sanitizer, value
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BIG = b"b" * 40000  # is referred to, not copied
@@ -149,6 +149,7 @@ BINARY = [
 @unittest.skipIf(has_sanitizer() or len(MOXI) > 1, "moxi has an allocator of its own")
 class EveryAllocation(MoxiTest):
     ROUNDS_MAX = 2000
+    MEDIUM = b"m" * 9000  # is copied, and needs a chunk of its own
 
     settings = {"downstream_retry": 0, "connect_retry_interval": 1, "key_stats_lifespan": 3600000, "key_stats_spec": "big|n"}
 
@@ -278,6 +279,48 @@ class EveryAllocation(MoxiTest):
             failed, replies = self.two_at_once(servers, b"get big %s\r\n" % b" ".join(KEYS), fail_at)
             for reply in replies:
                 self.assertIsNotNone(whole.fullmatch(reply), "allocation %d: %r" % (fail_at, reply[:60]))
+            if not failed:
+                break
+        self.assertGreater(fail_at, 5)
+
+    @staticmethod
+    def arm(moxi):
+        """Sends the signal, and waits until it has been taken."""
+        moxi.signal(signal.SIGUSR2)
+        with open("/proc/%d/status" % moxi.popen.pid) as status:
+            await_true(lambda: status.seek(0) == 0 and re.search(r"ShdPnd:\t0+\n", status.read()), "it is armed")
+
+    def keep_and_fail(self, servers, fail_at):
+        """Whether an allocation failed, while a multiget brought values to be kept; they are there afterwards."""
+        moxi = self.start(servers, fail_at)
+        client = Client(moxi.port)
+        client.turn()
+        self.arm(moxi)
+        client.send(b"get %s\r\n" % b" ".join(KEYS)).shutdown()
+        client.read_all()
+        client.close()
+        moxi.signal(signal.SIGUSR2)
+        client = Client(moxi.port)
+        for key in KEYS:
+            client.ask(b"get %s\r\n" % key, value(key, self.MEDIUM) + b"END\r\n")
+        client.close()
+        self.drop(moxi)
+        moxi.stop()
+        with open(self.log) as log:
+            return log.read().startswith("failed")
+
+    def test_no_miss_is_kept(self):
+        """A value for which there is no memory is not missing."""
+        self.settings = dict(self.settings, front_cache_lifespan=60000, front_cache_spec="n",
+                             front_cache_miss_lifespan=60000, client_buffer_max=1 << 30)
+        servers = [self.memcached(), self.memcached()]
+        client = Client(self.moxi(servers).port)
+        for key in KEYS:
+            client.ask(b"set %s 0 0 %d\r\n%s\r\n" % (key, len(self.MEDIUM), self.MEDIUM), b"STORED\r\n")
+        client.close()
+        for fail_at in range(1, self.ROUNDS_MAX):
+            with self.subTest(allocation=fail_at):
+                failed = self.keep_and_fail(servers, fail_at)
             if not failed:
                 break
         self.assertGreater(fail_at, 5)
