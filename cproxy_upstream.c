@@ -213,12 +213,17 @@ void client_finish(struct request *r, const struct outcome *outcome)
 
 /* --- pins --- */
 
+/*
+ * NULL: there is no memory. Nor will there be, or what is on its way by then would not count, and might be overtaken.
+ */
 static struct pin *pin_of(struct request *r)
 {
     struct client *c = r->owner != NULL ? r->owner : r->parent->owner;
 
-    if (c->pins == NULL)
+    if (c->pins == NULL && !c->pinless) {
         c->pins = calloc(c->ps->pool->num_servers, sizeof(*c->pins));
+        c->pinless = c->pins == NULL;
+    }
     return c->pins != NULL ? &c->pins[r->server] : NULL;
 }
 

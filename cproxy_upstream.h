@@ -32,7 +32,8 @@ struct client {
     uint32_t active_ms;   /* when it last asked, see loop_count_active; atomic, for clients_tell */
     uint8_t linger_ticks; /* how long it has been lingering: see begin_linger */
     uint8_t doing;        /* enum doing; atomic, for clients_tell */
-    uint8_t reason : 7;   /* enum watch_reason: why it is to be closed */
+    uint8_t reason : 6;   /* enum watch_reason: why it is to be closed */
+    bool pinless : 1;     /* there was no memory for pins when it needed them: it never has any */
     bool barred : 1;      /* it has not said who it is yet, and has to */
     bool greeted : 1;     /* it has sent something: it is known what it speaks */
     bool binary : 1;      /* and that is not text */

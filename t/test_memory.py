@@ -325,6 +325,23 @@ class EveryAllocation(MoxiTest):
                 break
         self.assertGreater(fail_at, 5)
 
+    def test_nothing_is_overtaken(self):
+        """Nor when there was no memory for a note of the connection that a request took, and then is."""
+        self.settings = dict(self.settings, downstream_conn_max=2)
+        mock = self.mock()
+        moxi = self.start([mock], 1)
+        first, client = self.client(moxi), self.client(moxi)
+        first.send(b"get k\r\n")
+        server = mock.accept_expect(b"get k\r\n").send(b"END\r\n")
+        first.expect(b"END\r\n")
+        client.turn()
+        self.arm(moxi)
+        client.send(b"get k\r\n")
+        server.expect(b"get k\r\n")
+        client.send(b"set k 0 0 1\r\nx\r\n")
+        server.expect(b"set k 0 0 1\r\nx\r\n").send(b"END\r\nSTORED\r\n")
+        client.expect(b"END\r\nSTORED\r\n")
+
     def test_several_servers(self):
         # "stats items" goes the same way as "stats", with fewer lines to be added up
         session = [(request, reply) for request, reply in SESSION if request != b"stats\r\n"]
