@@ -247,6 +247,8 @@ static void keep_outcome(struct request *part, const struct outcome *outcome)
     if (!outweighs(part, b, outcome->result))
         return;
     b->outcome = *outcome;
+    /* They are good during the call only, and nothing that goes to everyone has any. */
+    b->outcome.facts = NULL;
     spanq_clear(&b->text, bufs_of(part));
     if (outcome->text != NULL && !spanq_copy(&b->text, bufs_of(part), outcome->text, outcome->text_len))
         b->no_memory = true;
