@@ -21,6 +21,7 @@
 enum {
     ACCEPT_BATCH = 64,     /* clients accepted before the loop looks at other things */
     ACCEPT_RETRY_MS = 100, /* how long to wait when file descriptors have run out */
+    TELL_US = 1000000,     /* that accepting was stopped is logged once in this time, at the most */
 };
 
 struct socket {
@@ -43,6 +44,7 @@ static struct {
     struct work_queue work; /* where workers say that there is room again */
     bool has_work_queue;
     struct event retry;
+    uint64_t told_us; /* when it was last logged that accepting was stopped; 0: never */
     bool started;
 
     /* written by the main thread, read by any */
@@ -274,13 +276,24 @@ static void accept_again(void)
     log_info("listener: accepting again");
 }
 
+/* Each retry without a descriptor, and each client that leaves then, stops accepting anew: few of them are logged. */
+static void tell_stopped(const char *why)
+{
+    uint64_t now = util_now_us();
+
+    if (listener.told_us != 0 && now - listener.told_us < TELL_US)
+        return;
+    listener.told_us = now;
+    log_warning("listener: not accepting, %s; %u clients", why, atomic_load(&listener.num_clients));
+}
+
 static void stop_accepting(const char *why)
 {
     struct timeval retry = {.tv_usec = ACCEPT_RETRY_MS * 1000};
 
     if (atomic_load(&listener.stopped))
         return;
-    log_warning("listener: not accepting, %s; %u clients", why, atomic_load(&listener.num_clients));
+    tell_stopped(why);
     set_listening(false);
     atomic_fetch_add_explicit(&listener.num_disabled, 1, memory_order_relaxed);
     atomic_store(&listener.disabled_since, util_now_us());

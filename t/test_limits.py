@@ -94,13 +94,14 @@ class Connections(MoxiTest):
             self._ends[0].remove(client.close)
 
     def test_out_of_files(self):
-        """Beyond its descriptors moxi waits for one without spinning, and goes on when there is one."""
+        """Beyond its descriptors moxi waits for one, neither spins nor fills its log, and goes on when it has one."""
         server = self.memcached()
         moxi = self.moxi([server])
         first = self.client(moxi)
         first.ask(b"set k 0 0 1\r\nx\r\n", STORED)
         limit = len(self.files(moxi)) + 20
         self.limit_files(moxi, limit)
+        start = time.monotonic()
         clients = [self.client(moxi) for _ in range(40)]
         served = [c for c in clients if self.served(c, 0.02)]
         waiting = [c for c in clients if c not in served]
@@ -111,6 +112,8 @@ class Connections(MoxiTest):
             time.sleep(0.05)
             first.ask(b"get k\r\n", value(b"k", b"x") + END)
         self.assertLess(moxi.cpu_seconds() - before, 0.25 * max(1, SCALE / 2))
+        told = moxi.stderr().count("not accepting")
+        self.assertTrue(1 <= told <= 1 + time.monotonic() - start, told)
         for client in served:
             client.close()
         for client in waiting[:len(served) - 2]:
