@@ -423,7 +423,7 @@ static enum parse_status take_hit(const struct request *r, const struct header *
     hit->facts = (struct facts){.unique = h->cas,
                                 .flags = read_u32(p + HEADER),
                                 .size = (uint32_t)(h->body - known),
-                                .is_binary = (r->terms.bits & TERM_BASE64) != 0};
+                                .is_binary = op_is_meta(r->op) && (r->terms.bits & TERM_BASE64)};
     hit->value_len = h->body - known;
     hit->tail_len = 0;
     hit->head = p;
