@@ -845,11 +845,18 @@ static bool take_filled(struct dconn *dc, uint8_t *p, size_t n)
     return take_body(dc, dc->fill, p, n);
 }
 
+/* Whose replies are awaited: gets that share a line are one. */
+static uint32_t num_commands(const struct dconn *dc)
+{
+    return dc->sent.n - dc->num_joined;
+}
+
 static void read_replies(struct dconn *dc)
 {
     struct loop *loop = dc->d->loop;
     struct iovec iov[2] = {{0}};
     size_t room, got, filled = 0, kept = 0;
+    uint32_t owed;
     uint8_t *buf = loop_read_buffer(loop, &room);
     enum conn_status status;
     bool open = true;
@@ -872,7 +879,7 @@ static void read_replies(struct dconn *dc)
         close_ready(dc, RESULT_CLOSED, status == CONN_EOF ? "by the server" : strerror(errno));
         return;
     }
-    loop_count_owed(loop, dc->sent.n - dc->num_joined);
+    owed = num_commands(dc);
     dc->progress_us = loop->now_us;
     dc->heard = true;
     if (LIKELY(greeting_is_over(dc)))
@@ -888,6 +895,8 @@ static void read_replies(struct dconn *dc)
     if (open && got > filled)
         take_replies(dc, loop->read_chunk, buf, kept + got - filled, kept);
     loop_read_done(loop, kept + got - filled);
+    if (open)
+        loop_count_replies(loop, owed, owed - num_commands(dc));
 }
 
 /* --- sending --- */

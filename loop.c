@@ -19,7 +19,7 @@ void loop_tell_time(struct loop *loop)
 
     loop->now_us = util_now_us();
     loop->now_is_fresh = true;
-    loop->owed = 0;
+    loop->backlog = 0;
     ms = (uint32_t)(loop->now_us >> 10);
     if (ms == loop->active_ms)
         return;

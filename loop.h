@@ -58,7 +58,7 @@ struct loop {
     size_t done_mark;        /* requests that had ended when it began */
     size_t done_before;      /* that ended in the one before */
     uint32_t asked_ms;       /* active_ms when a server was last asked for something */
-    uint32_t owed;           /* commands that a server owed when it was read, the most in this turn */
+    uint32_t backlog;        /* of servers that were read in this turn: see loop_count_replies */
 };
 
 void loop_tell_time(struct loop *loop); /* for loop_enter only */
@@ -85,11 +85,16 @@ static inline void loop_count_active(struct loop *loop, uint32_t *last_ms)
  */
 uint32_t loop_load(const struct loop *loop);
 
-/* A server is being read that owes the replies to so many commands. */
-static inline void loop_count_owed(struct loop *loop, uint32_t n)
+/*
+ * A server that owed the replies to so many commands has been read, and has told so many of them. The backlog is what
+ * the one with most owed, but no more than a few times what it told: one that is slow is not waited for.
+ */
+static inline void loop_count_replies(struct loop *loop, uint32_t owed, uint32_t told)
 {
-    if (n > loop->owed)
-        loop->owed = n;
+    uint32_t backlog = owed < 4 * told ? owed : 4 * told;
+
+    if (backlog > loop->backlog)
+        loop->backlog = backlog;
 }
 
 /* Room of a read: fewer bytes than this are not worth a system call. */

@@ -28,7 +28,7 @@ enum {
     QUIET_MS = 2,          /* after which without a request to a server there is no pause */
     PACE_TIMES_BUSY = 4,   /* a pause is this many times pace_us, when the load is twice pace_min */
     PACE_TIMES_MAX = 16,   /* or up to so many times, */
-    PACE_OWED = 25,        /* once for so many commands that a server owes */
+    PACE_BACKLOG = 25,     /* once for so many commands of a backlog */
     KEYS_KEEP = 16 * 1024, /* a list of keys that has grown larger is given back */
 };
 
@@ -81,7 +81,7 @@ static uint32_t pace_times(const struct worker *w, uint32_t load)
 {
     uint32_t busy = 2 * w->config->pools[0].settings.pace_min;
     uint32_t times = load >= busy ? PACE_TIMES_BUSY : PACE_TIMES_BUSY * load / busy;
-    uint32_t deep = w->loop.owed / PACE_OWED;
+    uint32_t deep = w->loop.backlog / PACE_BACKLOG;
 
     if (deep > PACE_TIMES_MAX)
         deep = PACE_TIMES_MAX;
