@@ -1085,7 +1085,7 @@ static void destroy_one(struct downstream *d)
         request_queue_concat(&dc->unsent, &dc->sent);
         fail_unsent(dc, RESULT_CLOSED);
         event_del(&dc->timer);
-        loop_unmark(d->loop, TURN_DOWNSTREAM, &dc->conn);
+        loop_unmark(d->loop, &dc->conn);
     }
     free(d);
 }

@@ -23,6 +23,8 @@
 #include "watch.h"
 
 enum {
+    HOLD_TURNS = 2,                 /* that output may wait for more of it */
+    HOLD_BYTES = 16 * 1024,         /* of output, and more is written at once */
     REFER_MIN = 16 * 1024,          /* spans of what a blocked client is owed that may keep a larger buffer alive */
     LINGER_TICKS = 2,               /* seconds, about, that a client which was hung up on may take to notice */
     LINGER_BYTES = 8 * 1024 * 1024, /* and that it may send meanwhile */
@@ -345,6 +347,7 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
     if (!(what & EV_READ) || c->eof || c->closing || input_waits(c))
         return;
     loop_count_active(client_loop(c), &c->active_ms);
+    c->one_batch = c->head == NULL;
     if (UNLIKELY(c->doing == DOING_WATCH))
         ignore_input(c);
     else
@@ -422,7 +425,7 @@ static void destroy(struct client *c)
         watch_tell_close(c->conn.fd, c->linger ? REASON_ERROR : (enum watch_reason)c->reason);
     unlink_client(c);
     conn_close(&c->conn, loop);
-    loop_unmark(loop, TURN_CLIENT, &c->conn);
+    loop_unmark(loop, &c->conn);
     counter_sub(&ps->counters.num_upstream, 1);
     ps->num_lingering -= c->lingering;
     free(c->pins);
@@ -444,6 +447,19 @@ static void continue_head(struct client *c)
         cproxy_ask_again(r);
     else if (r != NULL && UNLIKELY(r->delayed))
         cproxy_begin(r);
+}
+
+/*
+ * Whether what there is to write may wait for the next turn, so that one write has it and the rest of its batch, which
+ * is on its way from other servers, or in a later segment of the same. A client that sent all that it is owed replies
+ * for in one piece is taken to wait for the last of them, and loses nothing; if it does not, it gets the first of them
+ * later by the pauses of so many turns. Behind noreply there may be nothing to wait for.
+ */
+static bool may_hold(const struct client *c)
+{
+    return client_loop(c)->paces && c->one_batch && c->held_turns < HOLD_TURNS && c->head != NULL &&
+           !c->head->noreply && c->conn.out.bytes > 0 && c->conn.out.bytes < HOLD_BYTES && !c->conn.blocked &&
+           !input_waits(c) && !c->closing;
 }
 
 /* Writes what there is. False: the client is lost. */
@@ -479,6 +495,12 @@ static void run_turn(struct conn *conn)
         return;
     if (!c->closing)
         continue_head(c);
+    if (may_hold(c)) {
+        c->held_turns++;
+        loop_mark(client_loop(c), TURN_HELD, conn);
+        return;
+    }
+    c->held_turns = 0;
     if (!c->closing && !flush(c))
         client_fail(c, strerror(errno));
     /* With room again, it may ask for more. */
@@ -496,6 +518,7 @@ static void run_turn(struct conn *conn)
 
 void client_setup_loop(struct loop *loop)
 {
+    loop->turns[TURN_HELD].run = run_turn;
     loop->turns[TURN_CLIENT].run = run_turn;
 }
 

@@ -30,7 +30,6 @@ struct client {
     uint32_t num_writes;  /* requests in its FIFO that are more than a read */
     uint32_t num_put_off; /* and that are put_off */
     uint32_t active_ms;   /* when it last asked, see loop_count_active; atomic, for clients_tell */
-    uint8_t linger_ticks; /* how long it has been lingering: see begin_linger */
     uint8_t doing;        /* enum doing; atomic, for clients_tell */
     uint8_t reason : 6;   /* enum watch_reason: why it is to be closed */
     bool pinless : 1;     /* there was no memory for pins when it needed them: it never has any */
@@ -43,6 +42,9 @@ struct client {
     bool over_bound : 1;  /* it is unread because of what it is owed */
     bool linger : 1;      /* it may still be sending when it is to be closed */
     bool lingering : 1;
+    uint8_t linger_ticks : 2; /* how long it has been: see begin_linger */
+    bool one_batch : 1;       /* it was owed nothing when it was last read: what it is owed now came in one piece */
+    uint8_t held_turns : 2;   /* how often what it is to be sent has waited: see may_hold */
 };
 
 static inline struct loop *client_loop(const struct client *c)

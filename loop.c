@@ -81,30 +81,36 @@ void loop_mark(struct loop *loop, enum turn_list list, struct conn *conn)
     turn->tail = conn;
 }
 
-void loop_unmark(struct loop *loop, enum turn_list list, struct conn *conn)
+/* Takes conn off one list. False: it is not there. */
+static bool take_off(struct turn *turn, const struct conn *conn)
 {
-    struct turn *turn = &loop->turns[list];
     struct conn *before = NULL;
+    struct conn *c = turn->head;
 
-    if (!conn->marked)
-        return;
-    for (struct conn *c = turn->head; c != conn; c = c->next_turn)
+    while (c != NULL && c != conn) {
         before = c;
+        c = c->next_turn;
+    }
+    if (c == NULL)
+        return false;
     if (before != NULL)
         before->next_turn = conn->next_turn;
     else
         turn->head = conn->next_turn;
     if (turn->tail == conn)
         turn->tail = before;
-    conn->marked = false;
+    return true;
+}
+
+void loop_unmark(struct loop *loop, struct conn *conn)
+{
+    for (int list = 0; conn->marked && list < TURN_LISTS; list++)
+        conn->marked = !take_off(&loop->turns[list], conn);
 }
 
 bool loop_has_marks(const struct loop *loop)
 {
-    for (int list = 0; list < TURN_LISTS; list++)
-        if (loop->turns[list].head != NULL)
-            return true;
-    return false;
+    return loop->turns[TURN_DOWNSTREAM].head != NULL || loop->turns[TURN_CLIENT].head != NULL;
 }
 
 /* Runs what stands on the list now. */
@@ -126,6 +132,7 @@ static void run_list(struct turn *turn)
 void loop_run_marks(struct loop *loop)
 {
     run_list(&loop->turns[TURN_DOWNSTREAM]);
+    run_list(&loop->turns[TURN_HELD]);
     run_list(&loop->turns[TURN_CLIENT]);
     /* A client that was read again has sent more; a connection that was lost wants its requests sent elsewhere. */
     if (loop->turns[TURN_DOWNSTREAM].head != NULL)

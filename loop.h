@@ -26,6 +26,7 @@ struct conn;
 /* The lists of a turn, in the order in which they are run. */
 enum turn_list {
     TURN_DOWNSTREAM, /* connections to servers with something to send */
+    TURN_HELD,       /* connections of clients whose output has waited since the turn before */
     TURN_CLIENT,     /* connections of clients with something to send, or to be read again, or to be closed */
     TURN_LISTS,
 };
@@ -41,6 +42,7 @@ struct loop {
     struct work_queue work;
     uint64_t now_us;   /* CLOCK_MONOTONIC when the turn's first event was handled */
     bool now_is_fresh; /* now_us is this turn's */
+    bool paces;        /* there was a pause before this turn, and there may be one before the next */
     struct turn turns[TURN_LISTS];
 
     struct bufpool bufs;
@@ -110,11 +112,17 @@ void loop_read_done(struct loop *loop, size_t n);
 /* Puts conn on a list of this turn, unless it is there. */
 void loop_mark(struct loop *loop, enum turn_list list, struct conn *conn);
 
-/* Takes it off again. Slow; for a conn that is about to be freed. */
-void loop_unmark(struct loop *loop, enum turn_list list, struct conn *conn);
+/* Takes it off the list again, whichever it is on. Slow; for a conn that is about to be freed. */
+void loop_unmark(struct loop *loop, struct conn *conn);
 
-/* Whether a turn has left work for the next one. */
+/* Whether a turn has left work for the next one, but for what is held. */
 bool loop_has_marks(const struct loop *loop);
+
+/* Whether a turn holds something until the next one, which may make its pause, but is not to wait for events. */
+static inline bool loop_holds(const struct loop *loop)
+{
+    return loop->turns[TURN_HELD].head != NULL;
+}
 
 /* Runs the lists: downstreams, clients, and downstreams again. Clients marked meanwhile wait for the next turn. */
 void loop_run_marks(struct loop *loop);

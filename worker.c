@@ -28,7 +28,7 @@ enum {
     QUIET_MS = 2,          /* after which without a request to a server there is no pause */
     PACE_TIMES_BUSY = 4,   /* a pause is this many times pace_us, when the load is twice pace_min */
     PACE_TIMES_MAX = 16,   /* or up to so many times, */
-    PACE_BACKLOG = 25,     /* once for so many commands of a backlog */
+    PACE_BACKLOG = 15,     /* once for so many commands of a backlog */
     KEYS_KEEP = 16 * 1024, /* a list of keys that has grown larger is given back */
 };
 
@@ -88,16 +88,18 @@ static uint32_t pace_times(const struct worker *w, uint32_t load)
     return deep > times ? deep : times;
 }
 
-static void pace(const struct worker *w)
+/* Pauses, if the load is one that does not mind. Returns whether it did. */
+static bool pace(const struct worker *w)
 {
     const struct settings *s = &w->config->pools[0].settings;
     uint32_t load = loop_load(&w->loop);
     struct timespec pause = {0};
 
     if (s->pace_us == 0 || load < s->pace_min || w->loop.active_ms - w->loop.asked_ms > QUIET_MS)
-        return;
+        return false;
     pause.tv_nsec = (long)s->pace_us * pace_times(w, load) * 1000;
     nanosleep(&pause, NULL);
+    return true;
 }
 
 static bool has_ended(const struct worker *w)
@@ -122,10 +124,9 @@ static void *run(void *arg)
     while (!has_ended(w)) {
         bool left = loop_has_marks(loop);
 
-        if (!left)
-            pace(w);
+        loop->paces = !left && pace(w);
         loop->now_is_fresh = false;
-        event_base_loop(loop->base, left ? EVLOOP_ONCE | EVLOOP_NONBLOCK : EVLOOP_ONCE);
+        event_base_loop(loop->base, left || loop_holds(loop) ? EVLOOP_ONCE | EVLOOP_NONBLOCK : EVLOOP_ONCE);
         loop_enter(loop);
         loop_run_marks(loop);
     }

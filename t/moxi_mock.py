@@ -17,13 +17,15 @@ import random
 import re
 import socket
 import tempfile
+import threading
 import time
 import unittest
 
 from mock_binary import Auto, BinaryMocks
 from mock_meta import MetaMocks
 from mock_quiet import QuietBinary, QuietMeta
-from moxilib import TIMEOUT, Conn, OneMock, SCALE, bytewise, cuts, ms, await_true, proxy_stats, show, value
+from moxilib import (TIMEOUT, Conn, OneMock, SCALE, await_true, bytewise, cuts, free_port, ms, proxy_stats, server_name,
+                     show, value)
 
 # What other files have for this one to run: unittest finds it by these names.
 __all__ = ["Auto", "BinaryMocks", "MetaMocks", "QuietBinary", "QuietMeta"]
@@ -1217,6 +1219,55 @@ class Stalled(MockTest):
         slow.send(b"sh\r\n")
         server.expect(b"set k 0 0 5\r\nfresh\r\n").send(b"STORED\r\n")
         slow.expect(large + value(b"k", old) + b"END\r\nSTORED\r\n")
+
+
+class Held(MockTest):
+    """While moxi is busy enough for pauses, the first replies of a batch are held for the last of them, but not for long."""
+
+    AT_ONCE = 300
+
+    def flood(self, port):
+        """Another thread has one or two batches of so many gets in flight, always. Returns what ends it: it tells how many."""
+        conn = self.client(port)
+        request, reply = b"get none\r\n" * self.AT_ONCE, b"END\r\n" * self.AT_ONCE
+        over = threading.Event()
+        batches = []
+
+        def run():
+            conn.send(request)
+            while not over.is_set():
+                conn.send(request)
+                conn.expect(reply)
+                batches.append(reply)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+
+        def end():
+            over.set()
+            thread.join()
+            conn.expect(reply)
+            return len(batches)
+
+        return end
+
+    def test_let_go(self):
+        """The last of a batch is only answered when the first has come."""
+        mock, port = self.mock(), free_port()
+        moxi = self.moxi(["%s;%d=%s" % (server_name(mock), port, server_name(self.memcached()))], None, "-R", "1000")
+        client = self.client(moxi)
+        end = self.flood(port)
+        server = None
+        for i in range(20):
+            first, last = b"get a%d\r\n" % i, b"get b%d\r\n" % i
+            client.send(first + last)
+            server = server or mock.accept()
+            server.expect(first + last)
+            server.send(value(b"a%d" % i, b"x") + b"END\r\n")
+            client.expect(value(b"a%d" % i, b"x") + b"END\r\n")
+            server.send(b"END\r\n")
+            client.expect(b"END\r\n")
+        self.assertLess(end(), 1000)
 
 
 class Unreachable(MockTest):
