@@ -744,18 +744,22 @@ class FlushAll(MockTest):
 
     @staticmethod
     def asked_and_spared(mocks):
-        """Of two servers the connection of the one that the set goes to, which it has got, and the other server."""
-        await_true(lambda: any(m.pending() for m in mocks), "the set")
-        asked, spared = mocks if mocks[0].pending() else mocks[::-1]
-        return asked.accept_expect(b"set k 0 0 1\r\nx\r\n"), spared
+        """Of two servers the one that the first request goes to, and the other."""
+        await_true(lambda: any(m.pending() for m in mocks), "the first request")
+        return mocks if mocks[0].pending() else mocks[::-1]
 
-    def test_it_overtakes_nothing(self):
-        """Nor is any flushed before what was asked of another has been carried out."""
+    def set_and_flush(self, noreply=b"", then=b""):
+        """A client sets and flushes: moxi, the client, the connection with the set on it, and the other server."""
         mocks = [self.mock() for _ in range(2)]
         moxi = self.moxi(mocks, LONG)
         client = self.client(moxi)
-        client.send(b"set k 0 0 1 noreply\r\nx\r\nflush_all\r\nget k\r\n")
-        server, spared = self.asked_and_spared(mocks)
+        client.send(b"set k 0 0 1" + noreply + b"\r\nx\r\nflush_all\r\n" + then)
+        asked, spared = self.asked_and_spared(mocks)
+        return moxi, client, asked.accept_expect(b"set k 0 0 1\r\nx\r\n"), spared
+
+    def test_it_overtakes_nothing(self):
+        """Nor is any flushed before what was asked of another has been carried out."""
+        moxi, client, server, spared = self.set_and_flush(b" noreply", b"get k\r\n")
         self.client(moxi).turn()
         self.assertFalse(server.readable() or spared.pending())
         server.send(b"STORED\r\n").expect(b"flush_all\r\n").send(b"OK\r\n")
@@ -765,11 +769,7 @@ class FlushAll(MockTest):
 
     def test_client_goes_before_its_turn(self):
         """What it has asked is carried out all the same."""
-        mocks = [self.mock() for _ in range(2)]
-        moxi = self.moxi(mocks, LONG)
-        client = self.client(moxi)
-        client.send(b"set k 0 0 1\r\nx\r\nflush_all\r\n")
-        server, spared = self.asked_and_spared(mocks)
+        moxi, client, server, spared = self.set_and_flush()
         client.reset()
         spared.accept_expect(b"flush_all\r\n").send(b"OK\r\n")
         server.expect(b"flush_all\r\n").send(b"STORED\r\nOK\r\n")
@@ -784,8 +784,7 @@ class FlushAll(MockTest):
         moxi = self.moxi(mocks, dict(LONG, downstream_conn_max=2))
         other, client = self.client(moxi), self.client(moxi)
         other.send(b"get k\r\n")
-        await_true(lambda: any(m.pending() for m in mocks), "the get")
-        asked, spared = mocks if mocks[0].pending() else mocks[::-1]
+        asked, spared = self.asked_and_spared(mocks)
         first = asked.accept_expect(b"get k\r\n")
         client.send(b"set k 0 0 1\r\nx\r\nflush_all\r\n")
         second = asked.accept_expect(b"set k 0 0 1\r\nx\r\n")

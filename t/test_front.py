@@ -1483,25 +1483,41 @@ class SquashSplit(FrontTest):
         three.send(self.reply(b"C1"))
         a.expect(self.reply(b"C1") + self.reply(b"A1 B1"))
 
-    def test_leader_that_does_not_read(self):
-        """Whoever follows it has all, and moxi keeps no more than it may."""
+    def one_that_does_not_read(self, leads):
+        """
+        Of three clients who get the same of both servers one, the first or the second to ask, does not read a large value
+        that it has asked for before. The servers have answered. Returns moxi, the others, it, the value, and its reply.
+        """
         moxi, a, b, one, two = self.two({"client_buffer_max": 1 << 20, "stream_min": 0})
         slow = self.client(moxi, rcvbuf=8192)
         slow.send(self.real(b"get A3\r\n"))
         self.asked(one, b"A3")
-        self.ask(slow)
+        first, second = (slow, a) if leads else (a, slow)
+        self.ask(first)
         self.asked(one, b"A1 A2")
         self.asked(two, b"B1 B2")
-        self.ask(a)
+        self.ask(second)
         self.ask(b)
         self.followed(moxi, 2)
         large, data = self.reply(b"A3", b"y" * 9000000), b"z" * 30000
         one.send(large + self.reply(b"A1 A2", data))
         two.send(self.reply(b"B1 B2", data))
-        for client in (a, b):
+        return moxi, (a, b), slow, data, large + self.reply(b"A1 B1 A2 B2", data)
+
+    def test_leader_that_does_not_read(self):
+        """Whoever follows it has all, and moxi keeps no more than it may."""
+        moxi, others, slow, data, reply = self.one_that_does_not_read(leads=True)
+        for client in others:
             self.answer_until(client, self.reply(b"A1 B1 A2 B2", data), data)
         self.assertGreater(self.proxied(moxi, "tot_put_off"), 0)
-        self.answer_until(slow, large + self.reply(b"A1 B1 A2 B2", data), data)
+        self.answer_until(slow, reply, data)
+
+    def test_follower_that_does_not_read(self):
+        moxi, others, slow, data, reply = self.one_that_does_not_read(leads=False)
+        for client in others:
+            client.expect(self.reply(b"A1 B1 A2 B2", data))
+        await_true(lambda: self.proxied(moxi, "tot_put_off") == 1, "it is put off")
+        self.answer_until(slow, reply, data)
 
     def answer_until(self, client, reply, data):
         """The servers answer each get with that value, until the client has the reply."""
@@ -1516,25 +1532,6 @@ class SquashSplit(FrontTest):
                     keys = conn.line().split()[1:]
                     conn.send(b"".join(value(key, data) for key in keys) + b"END\r\n")
         client.expect(reply)
-
-    def test_follower_that_does_not_read(self):
-        moxi, a, b, one, two = self.two({"client_buffer_max": 1 << 20, "stream_min": 0})
-        slow = self.client(moxi, rcvbuf=8192)
-        slow.send(self.real(b"get A3\r\n"))
-        self.asked(one, b"A3")
-        self.ask(a)
-        self.asked(one, b"A1 A2")
-        self.asked(two, b"B1 B2")
-        self.ask(slow)
-        self.ask(b)
-        self.followed(moxi, 2)
-        large, data = self.reply(b"A3", b"y" * 9000000), b"z" * 30000
-        one.send(large + self.reply(b"A1 A2", data))
-        two.send(self.reply(b"B1 B2", data))
-        for client in (a, b):
-            client.expect(self.reply(b"A1 B1 A2 B2", data))
-        await_true(lambda: self.proxied(moxi, "tot_put_off") == 1, "it is put off")
-        self.answer_until(slow, large + self.reply(b"A1 B1 A2 B2", data), data)
 
     def test_bit_by_bit(self):
         """One that is not asked for whole at once is not followed."""
