@@ -106,9 +106,9 @@ const struct setting settings_table[] = {
      "hash of a key, as in libmemcached; default: that of the distribution; crc spreads keys with modula only"},
 
     {"pace_us", NULL, SETTING_US, FIELD(pace_us), 10, 0, 1000, NULL,
-     "unit of the pause that a busy worker makes in each turn, to gather more for each read and write: 2 to 4 of them, "
-     "and up to 16 when servers owe hundreds of replies; the first replies of a batch may wait for two of these pauses "
-     "for the rest of it; 0: none; for all pools"},
+     "unit of the pause that a busy worker makes in each turn, to gather more for each read and write: 2 to 4 of them; "
+     "when servers owe hundreds of replies up to 64, but no more than a sixth of the time that replies take; the first "
+     "replies of a batch may wait for two of these pauses for the rest of it; 0: none; for all pools"},
     {"pace_min", NULL, SETTING_U32, FIELD(pace_min), 20, 1, 1000000, NULL,
      "clients of a worker that have asked within a millisecond, or half its requests in flight, from which it "
      "is busy in that sense; for all pools"},

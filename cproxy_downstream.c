@@ -856,6 +856,7 @@ static void read_replies(struct dconn *dc)
     struct loop *loop = dc->d->loop;
     struct iovec iov[2] = {{0}};
     size_t room, got, filled = 0, kept = 0;
+    uint64_t since_us;
     uint32_t owed;
     uint8_t *buf = loop_read_buffer(loop, &room);
     enum conn_status status;
@@ -880,6 +881,8 @@ static void read_replies(struct dconn *dc)
         return;
     }
     owed = num_commands(dc);
+    /* 0, which is long ago: of what moxi asks for itself, or of nothing. */
+    since_us = dc->sent.head != NULL ? dc->sent.head->start_us : 0;
     dc->progress_us = loop->now_us;
     dc->heard = true;
     if (LIKELY(greeting_is_over(dc)))
@@ -896,7 +899,7 @@ static void read_replies(struct dconn *dc)
         take_replies(dc, loop->read_chunk, buf, kept + got - filled, kept);
     loop_read_done(loop, kept + got - filled);
     if (open)
-        loop_count_replies(loop, owed, owed - num_commands(dc));
+        loop_count_replies(loop, owed, owed - num_commands(dc), loop->now_us - since_us);
 }
 
 /* --- sending --- */

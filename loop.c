@@ -20,6 +20,7 @@ void loop_tell_time(struct loop *loop)
     loop->now_us = util_now_us();
     loop->now_is_fresh = true;
     loop->backlog = 0;
+    loop->waited_us = UINT64_MAX;
     ms = (uint32_t)(loop->now_us >> 10);
     if (ms == loop->active_ms)
         return;

@@ -61,6 +61,7 @@ struct loop {
     size_t done_before;      /* that ended in the one before */
     uint32_t asked_ms;       /* active_ms when a server was last asked for something */
     uint32_t backlog;        /* of servers that were read in this turn: see loop_count_replies */
+    uint64_t waited_us;      /* least time that one of them took for a reply */
 };
 
 void loop_tell_time(struct loop *loop); /* for loop_enter only */
@@ -88,15 +89,18 @@ static inline void loop_count_active(struct loop *loop, uint32_t *last_ms)
 uint32_t loop_load(const struct loop *loop);
 
 /*
- * A server that owed the replies to so many commands has been read, and has told so many of them. The backlog is what
- * the one with most owed, but no more than a few times what it told: one that is slow is not waited for.
+ * A server that owed the replies to so many commands has been read, and has told so many of them, for the first of
+ * which its client has waited so many us. The backlog is what the one with most owed, but no more than a few times what
+ * it told: one that is slow is not waited for.
  */
-static inline void loop_count_replies(struct loop *loop, uint32_t owed, uint32_t told)
+static inline void loop_count_replies(struct loop *loop, uint32_t owed, uint32_t told, uint64_t waited_us)
 {
     uint32_t backlog = owed < 4 * told ? owed : 4 * told;
 
     if (backlog > loop->backlog)
         loop->backlog = backlog;
+    if (waited_us < loop->waited_us)
+        loop->waited_us = waited_us;
 }
 
 /* Room of a read: fewer bytes than this are not worth a system call. */

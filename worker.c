@@ -8,8 +8,9 @@
  * wait for their reply before they ask again, nothing would arrive meanwhile. So it depends on the load (loop_load):
  * how many clients have asked within the last millisecond, which tells these cases apart. Requests in flight do not:
  * when the loop looks at them, most of a busy moxi's have just been answered; but so many that only pipelines can bring
- * them about are a load as well. The more there is, the longer the pause may be before anyone is the later for it. What
- * is answered from the cache inside, or the near cache, wakes no server: there is no pause while none is asked.
+ * them about are a load as well. The more there is, the longer the pause may be before anyone is the later for it; most
+ * behind servers that owe hundreds of replies, who are busy meanwhile. What is answered from the cache inside, or the
+ * near cache, wakes no server: there is no pause while none is asked.
  */
 #include "worker.h"
 
@@ -27,8 +28,10 @@ enum {
     TICK_SECONDS = 1,
     QUIET_MS = 2,          /* after which without a request to a server there is no pause */
     PACE_TIMES_BUSY = 4,   /* a pause is this many times pace_us, when the load is twice pace_min */
-    PACE_TIMES_MAX = 16,   /* or up to so many times, */
-    PACE_BACKLOG = 15,     /* once for so many commands of a backlog */
+    PACE_TIMES_MAX = 64,   /* or up to so many times, */
+    PACE_BACKLOG = 5,      /* once for so many commands of a backlog */
+    PACE_BACKLOG_MIN = 40, /* beyond what many clients that ask for one thing each may bring about, */
+    PACE_SHARE = 6,        /* but then no longer than one in so many parts of what replies take anyway */
     KEYS_KEEP = 16 * 1024, /* a list of keys that has grown larger is given back */
 };
 
@@ -76,16 +79,21 @@ static void on_drain_timer(evutil_socket_t fd, short what, void *arg)
     w->out_of_patience = true;
 }
 
-/* How many times pace_us a worker pauses that has this load. */
-static uint32_t pace_times(const struct worker *w, uint32_t load)
+/* For how many us a worker pauses that has this load. */
+static uint64_t pause_us(const struct worker *w, uint32_t load)
 {
-    uint32_t busy = 2 * w->config->pools[0].settings.pace_min;
+    const struct settings *s = &w->config->pools[0].settings;
+    uint32_t busy = 2 * s->pace_min;
     uint32_t times = load >= busy ? PACE_TIMES_BUSY : PACE_TIMES_BUSY * load / busy;
-    uint32_t deep = w->loop.backlog / PACE_BACKLOG;
+    uint32_t backlog = w->loop.backlog > PACE_BACKLOG_MIN ? w->loop.backlog - PACE_BACKLOG_MIN : 0;
+    uint32_t deep = backlog / PACE_BACKLOG;
+    uint64_t usual = (uint64_t)s->pace_us * times;
+    uint64_t longer = (uint64_t)s->pace_us * (deep < PACE_TIMES_MAX ? deep : PACE_TIMES_MAX);
+    uint64_t bound = w->loop.waited_us / PACE_SHARE;
 
-    if (deep > PACE_TIMES_MAX)
-        deep = PACE_TIMES_MAX;
-    return deep > times ? deep : times;
+    if (longer > bound)
+        longer = bound;
+    return longer > usual ? longer : usual;
 }
 
 /* Pauses, if the load is one that does not mind. Returns whether it did. */
@@ -97,7 +105,7 @@ static bool pace(const struct worker *w)
 
     if (s->pace_us == 0 || load < s->pace_min || w->loop.active_ms - w->loop.asked_ms > QUIET_MS)
         return false;
-    pause.tv_nsec = (long)s->pace_us * pace_times(w, load) * 1000;
+    pause.tv_nsec = (long)pause_us(w, load) * 1000;
     nanosleep(&pause, NULL);
     return true;
 }
