@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* cproxy_downstream_int - what the files of cproxy_downstream share: a server's connections, and how each begins. */
+/* cproxy_downstream_int - what the files of cproxy_downstream share: a server's connections, their begin and end. */
 #ifndef CPROXY_DOWNSTREAM_INT_H
 #define CPROXY_DOWNSTREAM_INT_H
 
+#include "codec.h"
 #include "conn.h"
 #include "cproxy_downstream.h"
 #include "resolve.h"
@@ -94,14 +95,48 @@ static inline uint64_t ms_after(const struct dconn *dc, uint32_t ms)
     return ms == 0 ? 0 : dc->d->loop->now_us + (uint64_t)ms * 1000;
 }
 
+/* In which protocol a request is sent, and its reply read. It does not change while there are any. */
+static inline const struct codec *dconn_codec(const struct dconn *dc, const struct request *r)
+{
+    static const struct codec *const codecs[] = {
+        [DOWNSTREAM_ASCII] = &codec_ascii, [DOWNSTREAM_META] = &codec_meta, [DOWNSTREAM_BINARY] = &codec_binary_server};
+    enum downstream_protocol protocol = dc->d->protocol;
+
+    if (LIKELY(protocol == DOWNSTREAM_AUTO)) {
+        if (LIKELY(!op_is_meta(r->op)))
+            return &codec_ascii;
+        if (r->op == OP_META_NOOP)
+            return &codec_meta;
+        return dc->knows == KNOWS_NO ? &codec_ascii : &codec_meta;
+    }
+    /* What has no key has no meta command. */
+    if (protocol == DOWNSTREAM_META && !op_is_meta(r->op) && !(op_flags((enum opcode)r->op) & OPF_KEY))
+        return &codec_ascii;
+    return codecs[protocol];
+}
+
 /* Has the timer fire at that moment or before; 0: never. */
 void dconn_arm(struct dconn *dc, uint64_t at_us);
+
+/*
+ * The one way by which an established connection ends. What was on it fails with that result, or is asked again. why
+ * goes to the log.
+ */
+void dconn_close(struct dconn *dc, enum result result, const char *why);
 
 /* A server that cannot be connected, or hangs up on whoever asks, is left alone for a while when it does so often. */
 void downstream_count_error(struct downstream *d);
 
 /* And one of which it is clear at once. */
 void downstream_leave_alone(struct downstream *d);
+
+/* --- cproxy_replies.c --- */
+
+/* An established connection is readable: reads once, and tells requests all that has come for them. May close it. */
+void replies_read(struct dconn *dc);
+
+/* Drops what is there of a reply that is not whole, for the connection is lost, or ends. */
+void replies_forget(struct dconn *dc);
 
 /* --- cproxy_greeting.c --- */
 
