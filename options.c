@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * options - one table of the command line; its parser, -h, -V, -i and the man page, which read the table.
+ * options - the table of the command line, and its parser. What is printed of it is options_print's.
  *
  * To add an option: a field in struct options, a row here. The letters are memcached's, and so are the long names where
- * memcached has the option. The settings of -Z are listed from settings_table (cproxy_config.c).
+ * memcached has the option.
  */
-#include "options.h"
+#include "options_int.h"
 
 #include <arpa/inet.h>
 #include <getopt.h>
@@ -17,8 +17,6 @@
 #include <unistd.h>
 
 #include "cache.h"
-#include "counters.h"
-#include "cproxy_config.h"
 
 enum {
     THREADS_MAX = 64,
@@ -28,37 +26,11 @@ enum {
     LONG_ONLY = 256, /* what getopt returns for row i, when it has no letter: LONG_ONLY + i */
 };
 
-enum option_type {
-    OPTION_STRING,   /* const char * */
-    OPTION_NUMBER,   /* uint32_t, min to max */
-    OPTION_PORT,     /* uint32_t, up to max, or -1: OPTIONS_ANY_PORT */
-    OPTION_OCTAL,    /* uint32_t, written in base 8, up to max */
-    OPTION_BYTES,    /* uint32_t, min to max, with k or m behind it */
-    OPTION_FLAG,     /* bool */
-    OPTION_COUNT,    /* uint32_t: how often it was given */
-    OPTION_CHAR,     /* char */
-    OPTION_BINDING,  /* uint32_t: enum binding, by its name */
-    OPTION_EXTENDED, /* one or more suboptions, separated by commas; may be given again */
-    OPTION_LISTEN,   /* one or more addresses, separated by commas; may be given again */
-    OPTION_STATUS,   /* no field: makes options_parse return def */
-};
-
-/* One option. */
-struct option_row {
-    char letter;          /* 0: a long name only */
-    const char *name;     /* the long name */
-    const char *argument; /* what follows, or NULL */
-    enum option_type type;
-    size_t offset; /* of the field in struct options */
-    uint32_t def, min, max;
-    const char *help; /* a sentence without its full stop; the default of numbers is added to it */
-};
-
 #define FIELD(name) offsetof(struct options, name)
 
 const char *const options_binding_names[OPTIONS_BINDINGS] = {"auto", "ascii", "binary"};
 
-static const struct option_row rows[] = {
+const struct option_row options_table[] = {
     {'z', "config", "POOLS", OPTION_STRING, FIELD(cluster), 0, 0, 0,
      "what to serve: LPORT=HOST[:PORT[:WEIGHT]],...[;LPORT2=...], or a file that holds it when it begins with '/' or "
      "'.'"},
@@ -138,10 +110,13 @@ static const struct option_row rows[] = {
     {'h', "help", NULL, OPTION_STATUS, 0, OPTIONS_HELP, 0, 0, "print this help"},
     {'i', "license", NULL, OPTION_STATUS, 0, OPTIONS_LICENSE, 0, 0, "print the licence"},
     {0, "man", NULL, OPTION_STATUS, 0, OPTIONS_MAN, 0, 0, "print the manual page, for man(1) or for installing"},
+    {.name = NULL},
 };
 
+enum { NUM_ROWS = ARRAY_LEN(options_table) - 1 };
+
 /* A bit a row says which options were given already. */
-_Static_assert(ARRAY_LEN(rows) <= 64, "the rows fit in a uint64_t");
+_Static_assert(NUM_ROWS <= 64, "the rows fit in a uint64_t");
 
 /* Where a parse stands. */
 struct parse {
@@ -345,9 +320,10 @@ static const struct suboption suboptions[] = {
 static void set_defaults(struct options *options)
 {
     memset(options, 0, sizeof(*options));
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        if (rows[i].type == OPTION_NUMBER || rows[i].type == OPTION_OCTAL || rows[i].type == OPTION_BYTES)
-            set_number(options, &rows[i], rows[i].def);
+    for (size_t i = 0; i < NUM_ROWS; i++) {
+        if (options_table[i].type == OPTION_NUMBER || options_table[i].type == OPTION_OCTAL ||
+            options_table[i].type == OPTION_BYTES)
+            set_number(options, &options_table[i], options_table[i].def);
     }
     for (size_t i = 0; i < ARRAY_LEN(suboptions); i++)
         if (suboptions[i].has_value)
@@ -429,7 +405,7 @@ static bool is_single(const struct option_row *row)
 
 static uint64_t bit_of(const struct option_row *row)
 {
-    return UINT64_C(1) << (row - rows);
+    return UINT64_C(1) << (row - options_table);
 }
 
 static bool apply_option(struct parse *parse, const struct option_row *row, const char *argument)
@@ -476,17 +452,17 @@ static bool apply_option(struct parse *parse, const struct option_row *row, cons
 /* The row of what getopt returned, or NULL. */
 static const struct option_row *find_row(int value)
 {
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        if (value == (rows[i].letter != 0 ? rows[i].letter : LONG_ONLY + (int)i))
-            return &rows[i];
+    for (size_t i = 0; i < NUM_ROWS; i++) {
+        if (value == (options_table[i].letter != 0 ? options_table[i].letter : LONG_ONLY + (int)i))
+            return &options_table[i];
     }
     return NULL;
 }
 
 /* What getopt_long wants to know, made from the rows. A ':' in front makes it tell a missing argument apart. */
 struct getopt_tables {
-    char letters[2 + 2 * ARRAY_LEN(rows)];
-    struct option names[ARRAY_LEN(rows) + 1];
+    char letters[2 + 2 * NUM_ROWS];
+    struct option names[NUM_ROWS + 1];
 };
 
 static void fill_tables(struct getopt_tables *tables)
@@ -495,8 +471,8 @@ static void fill_tables(struct getopt_tables *tables)
 
     memset(tables, 0, sizeof(*tables));
     *p++ = ':';
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        const struct option_row *row = &rows[i];
+    for (size_t i = 0; i < NUM_ROWS; i++) {
+        const struct option_row *row = &options_table[i];
         tables->names[i] = (struct option){row->name, row->argument != NULL ? required_argument : no_argument, NULL,
                                            row->letter != 0 ? row->letter : LONG_ONLY + (int)i};
         if (row->letter != 0)
@@ -635,302 +611,4 @@ void options_free(struct options *options)
     free(options->listen);
     options->listen = NULL;
     options->num_listen = 0;
-}
-
-/*
- * Printing
- */
-
-/* "default 1024", or nothing where 0 stands for "not given". */
-static void print_default(FILE *out, const struct option_row *row)
-{
-    if (row->type == OPTION_NUMBER && row->def != 0)
-        fprintf(out, " (default %u)", row->def);
-    if (row->type == OPTION_OCTAL)
-        fprintf(out, " (default 0%o)", row->def);
-    if (row->type == OPTION_BYTES)
-        fprintf(out, " (default %um)", row->def >> 20);
-}
-
-static void print_help(FILE *out)
-{
-    fprintf(out,
-            "moxi %s, a proxy that makes many memcacheds one, and a memcached\n"
-            "\n"
-            "usage: moxi [-z LPORT=HOST[:PORT[:WEIGHT]],...[;LPORT2=...]] [-Z [LPORT.]KEY=VALUE,...] [OPTION...]\n"
-            "\n"
-            "OPTIONS\n",
-            moxi_version());
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        const struct option_row *row = &rows[i];
-        if (row->letter != 0)
-            fprintf(out, "  -%c, --%s", row->letter, row->name);
-        else
-            fprintf(out, "  --%s", row->name);
-        fprintf(out, "%s%s\n      %s", row->argument ? "=" : "", row->argument ? row->argument : "", row->help);
-        print_default(out, row);
-        fputc('\n', out);
-    }
-    fputs("\nENVIRONMENT\n"
-          "  MEMCACHED_PORT_FILENAME\n"
-          "      a file to be written when moxi listens, with the ports: \"TCP INET: 11211\" and so on\n",
-          out);
-    fprintf(out, "\nSETTINGS, for -Z, with their defaults; with LPORT. in front, of one pool alone\n");
-    settings_print_help(out);
-}
-
-static void print_license(FILE *out)
-{
-    fprintf(out, "moxi %s\n\n", moxi_version());
-    fputs("Copyright (c) 2026, moxi contributors\n"
-          "All rights reserved.\n"
-          "\n"
-          "Redistribution and use in source and binary forms, with or without\n"
-          "modification, are permitted provided that the following conditions are met:\n"
-          "\n"
-          "1. Redistributions of source code must retain the above copyright notice,\n"
-          "   this list of conditions and the following disclaimer.\n"
-          "\n"
-          "2. Redistributions in binary form must reproduce the above copyright notice,\n"
-          "   this list of conditions and the following disclaimer in the documentation\n"
-          "   and/or other materials provided with the distribution.\n"
-          "\n"
-          "3. Neither the name of the copyright holder nor the names of its contributors\n"
-          "   may be used to endorse or promote products derived from this software\n"
-          "   without specific prior written permission.\n"
-          "\n"
-          "THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS \"AS IS\"\n"
-          "AND ANY EXPRESS OR IMPLIED WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE\n"
-          "IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS FOR A PARTICULAR PURPOSE ARE\n"
-          "DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT HOLDER OR CONTRIBUTORS BE LIABLE\n"
-          "FOR ANY DIRECT, INDIRECT, INCIDENTAL, SPECIAL, EXEMPLARY, OR CONSEQUENTIAL\n"
-          "DAMAGES (INCLUDING, BUT NOT LIMITED TO, PROCUREMENT OF SUBSTITUTE GOODS OR\n"
-          "SERVICES; LOSS OF USE, DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER\n"
-          "CAUSED AND ON ANY THEORY OF LIABILITY, WHETHER IN CONTRACT, STRICT LIABILITY,\n"
-          "OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT OF THE USE\n"
-          "OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.\n",
-          out);
-}
-
-/*
- * The man page. Prose goes through put_prose, which makes it safe for roff, so that the texts here are plain.
- */
-
-/* A term and what it means, in a list of the man page. */
-struct man_item {
-    const char *term;
-    const char *text;
-};
-
-static const struct man_item man_signals[] = {
-    {"TERM, INT",
-     "Accept no more connections, finish the requests in flight (for 5 seconds at most), and exit with 0."},
-    {"HUP", "Open the log file of -O again, for log rotation."},
-};
-
-static const struct man_item man_errors[] = {
-    {"SERVER_ERROR proxy write to downstream HOST",
-     "The server HOST could not be connected to, or a request could not be written to it."},
-    {"SERVER_ERROR proxy downstream closed HOST",
-     "HOST closed the connection, or sent what cannot be a reply, before the request was answered."},
-    {"SERVER_ERROR proxy downstream timeout HOST", "HOST did not answer within downstream_timeout."},
-    {"SERVER_ERROR proxy out of downstreams",
-     "As many requests as downstream_queue_max or downstream_queue_bytes allow wait for the server already."},
-    {"SERVER_ERROR proxy wait queue timeout",
-     "The request waited for its turn under downstream_max for longer than wait_queue_timeout."},
-    {"SERVER_ERROR object too large for cache", "The value is larger than item_size_max."},
-};
-
-static const struct man_item man_environment[] = {
-    {"MEMCACHED_PORT_FILENAME",
-     "A file to be written when moxi listens: a line for each TCP port and then each UDP port, \"TCP INET: 11211\" or "
-     "\"UDP INET6: 11211\". It is written under another name, with .lck behind it, and then renamed: when it is there, "
-     "it is whole, and moxi can be connected to."},
-};
-
-static const struct man_item man_files[] = {
-    {"-z FILE",
-     "A file that holds what -z could say, its path beginning with '/' or '.'. White space may stand between "
-     "words, and comments from a '#' at the beginning of a word to the end of the line."},
-    {"-Z FILE", "Likewise for the settings, which may also stand on lines of their own, without commas."},
-};
-
-static const struct man_item man_examples[] = {
-    {"moxi -m 1024", "A memcached of 1 GB at port 11211."},
-    {"moxi -z 11211=cache1:11211,cache2:11211", "One memcached at port 11211 that is spread over two."},
-    {"moxi -z '11211=a,b;11212=c:11311:1,d:11311:3' -l 127.0.0.1",
-     "Two pools for clients on this host; in the second one, d holds three times as many keys as c."},
-    {"moxi -z 0=[2001:db8::1]:11211,unix:/run/memcached.sock -s /run/moxi.sock",
-     "Clients on a unix socket; one server at an IPv6 address, one on a unix socket."},
-    {"moxi -z '11211=a,b;11212=c' -Z downstream_timeout=500,11212.downstream_timeout=2s",
-     "Two pools, the servers of the second of which may take longer."},
-    {"moxi -z /etc/moxi/pools -Z downstream_timeout=500,distribution=ketama -t 4 -d -P /run/moxi.pid -O /var/log/moxi",
-     "The pools from a file; settings, threads and log for a machine that serves for long."},
-};
-
-static void put_prose(FILE *out, const char *text)
-{
-    if (*text == '.' || *text == '\'')
-        fputs("\\&", out);
-    for (; *text != '\0'; text++) {
-        if (*text == '\\')
-            fputs("\\e", out);
-        else if (*text == '-')
-            fputs("\\-", out);
-        else if (*text == '\'')
-            fputs("\\(aq", out);
-        else
-            fputc(*text, out);
-    }
-}
-
-static void put_paragraph(FILE *out, const char *text)
-{
-    fputs(".PP\n", out);
-    put_prose(out, text);
-    fputc('\n', out);
-}
-
-static void put_term(FILE *out, const char *term)
-{
-    fputs(".TP\n\\fB", out);
-    put_prose(out, term);
-    fputs("\\fR\n", out);
-}
-
-static void put_items(FILE *out, const char *title, const struct man_item *items, size_t n)
-{
-    fprintf(out, ".SH %s\n", title);
-    for (size_t i = 0; i < n; i++) {
-        put_term(out, items[i].term);
-        put_prose(out, items[i].text);
-        fputc('\n', out);
-    }
-}
-
-static void put_options(FILE *out)
-{
-    fputs(".SH OPTIONS\n", out);
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        const struct option_row *row = &rows[i];
-        fputs(".TP\n\\fB", out);
-        if (row->letter != 0)
-            fprintf(out, "\\-%c\\fR, \\fB", row->letter);
-        fputs("\\-\\-", out);
-        put_prose(out, row->name);
-        fputs("\\fR", out);
-        if (row->argument != NULL)
-            fprintf(out, "=\\fI%s\\fR", row->argument);
-        fputc('\n', out);
-        put_prose(out, row->help);
-        print_default(out, row);
-        fputs(".\n", out);
-    }
-}
-
-static void put_settings(FILE *out)
-{
-    char expected[256], def[U64_DIGITS + 1];
-
-    fputs(".SH SETTINGS\n", out);
-    put_paragraph(out,
-                  "-Z takes KEY=VALUE, several with commas between them. Sizes are in bytes or have one of the units "
-                  "k, m, g (1024 and its powers) behind them; times are in ms, or have ms or s behind them. Each key "
-                  "is shown with its default.");
-    put_paragraph(
-        out, "KEY=VALUE is for all pools; LPORT.KEY=VALUE is for the pool of this LPORT alone, and goes before what "
-             "all have, wherever it stands. LPORT is the port of a pool as -z or -p has it, 0 for -p -1. All keys "
-             "but pace_us and pace_min may have one: these are for workers, which serve all pools.");
-    for (const struct setting *row = settings_table; row->name != NULL; row++) {
-        fputs(".TP\n\\fB", out);
-        put_prose(out, row->name);
-        fputs("\\fR=", out);
-        put_prose(out, setting_default(row, def, sizeof(def)));
-        if (row->alias != NULL)
-            fprintf(out, " (or \\fB%s\\fR)", row->alias);
-        fputc('\n', out);
-        put_prose(out, row->help);
-        fputs(". Values: ", out);
-        put_prose(out, setting_expected(row, expected, sizeof(expected)));
-        fputs(".\n", out);
-    }
-}
-
-static void put_description(FILE *out)
-{
-    fputs(".SH NAME\nmoxi \\- a proxy that makes many memcacheds one, and a memcached\n"
-          ".SH SYNOPSIS\n.B moxi\n[\\fB\\-z\\fR \\fIPOOLS\\fR] [\\fB\\-Z\\fR \\fISETTINGS\\fR] [\\fIOPTION\\fR...]\n"
-          ".SH DESCRIPTION\n",
-          out);
-    put_paragraph(out,
-                  "moxi stands before one or more pools of memcached servers and is one memcached to the clients of "
-                  "each pool, in the text protocol. It chooses the server of a key as libmemcached does, sends the "
-                  "requests of many clients over few connections, and splits and merges what concerns several "
-                  "servers.");
-    put_paragraph(out,
-                  "A pool is LPORT=SERVER,SERVER,...: the TCP port for its clients, and its servers. Several pools "
-                  "have a ';' between them. A server is a host name or an IPv4 address, an IPv6 address in brackets, "
-                  "or the path of a unix socket (/path or unix:/path). A port may follow a host (:11211 when it does "
-                  "not), and a weight the port (host:11211:2); the weight of a unix socket follows its path "
-                  "(/path:2). With distribution=modula the order of the servers decides as well.");
-    put_paragraph(out,
-                  "The server \"local\" is the cache inside moxi (\"local::2\" with a weight), with the memory of -m. "
-                  "Without -z, moxi is a memcached: the pool PORT=local, PORT being that of -p, or 11211.");
-}
-
-static void put_counters(FILE *out)
-{
-    static const struct man_item counters[] = {
-#define X(kind, name, help) {#name, help},
-        COUNTERS(X)
-#undef X
-    };
-
-    put_items(out, "STATISTICS", counters, ARRAY_LEN(counters));
-    put_paragraph(out, "These are lines of \"stats proxy\", of each pool as PORT:POOL:pstd_stats:NAME. What \"stats\" "
-                       "alone gives is the servers' own, added up; that of the cache inside has memcached's names.");
-}
-
-static void print_man(FILE *out)
-{
-    fprintf(out, ".TH MOXI 1 \"\" \"moxi %s\" \"User Commands\"\n", moxi_version());
-    put_description(out);
-    put_options(out);
-    put_settings(out);
-    put_items(out, "FILES", man_files, ARRAY_LEN(man_files));
-    put_items(out, "ENVIRONMENT", man_environment, ARRAY_LEN(man_environment));
-    put_items(out, "SIGNALS", man_signals, ARRAY_LEN(man_signals));
-    fputs(".SH EXIT STATUS\n", out);
-    put_paragraph(out,
-                  "0 after a signal that ends it, and after -h, -V, -i and --man; 64 when the command line, a file or "
-                  "a setting is wrong; another number for every other failure. The reason is one line on stderr.");
-    put_counters(out);
-    put_items(out, "ERRORS", man_errors, ARRAY_LEN(man_errors));
-    put_paragraph(out,
-                  "These stand in place of a reply. A get or gets has none of them: the keys of a server that cannot "
-                  "be reached are misses.");
-    put_items(out, "EXAMPLES", man_examples, ARRAY_LEN(man_examples));
-    fputs(".SH SEE ALSO\n.BR memcached (1),\n.BR memcstat (1),\n.BR libmemcached (3)\n", out);
-}
-
-bool options_print(enum options_status status, FILE *out)
-{
-    switch (status) {
-    case OPTIONS_HELP:
-        print_help(out);
-        break;
-    case OPTIONS_MAN:
-        print_man(out);
-        break;
-    case OPTIONS_VERSION:
-        fprintf(out, "moxi %s\n", moxi_version());
-        break;
-    case OPTIONS_LICENSE:
-        print_license(out);
-        break;
-    case OPTIONS_SERVE:
-    case OPTIONS_BAD:
-        break; /* they have nothing to print */
-    }
-    return fflush(out) == 0 && ferror(out) == 0;
 }
