@@ -169,8 +169,16 @@ static void relay_end(struct request *r)
     }
 }
 
+/* n bytes of a reply whose size was not guessed when it was asked for: until it is its turn they are the client's. */
+static void charge_held(struct request *r, size_t n)
+{
+    if (!client_is_turn(r))
+        client_holds(r, n);
+}
+
 static void relay_stat(struct request *r, const uint8_t *p, size_t n)
 {
+    charge_held(r, n);
     if (!r->codec->compose_stat(r, p, n, &r->pool->loop->bufs, client_output(r)))
         fail_memory(r);
     client_wrote(r);
@@ -178,6 +186,7 @@ static void relay_stat(struct request *r, const uint8_t *p, size_t n)
 
 static void relay_raw(struct request *r, const uint8_t *p, size_t n)
 {
+    charge_held(r, n);
     if (!spanq_copy(client_output(r), &r->pool->loop->bufs, p, n))
         fail_memory(r);
     client_wrote(r);

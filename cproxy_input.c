@@ -24,6 +24,7 @@ enum {
     REFER_MIN = 16 * 1024,   /* a part of a value from which it is not copied out of the read buffer */
     VALUE_COPY_MAX = 4096,   /* a whole value up to this size is */
     KEY_CHARGE = 64,         /* what a key of a multiget takes: in its array, in a part, a slot for its value */
+    REFUSED_CHARGE = 4096,   /* what a command takes that is refused, while others before it are not answered */
     BARRED_LINE_MAX = 2048,  /* bytes of a line of a client that has not said who it is */
     LINE_GROWTH = 16 * 1024, /* least room for the next read of a long line */
 };
@@ -151,6 +152,7 @@ static void refuse(struct client *c, struct request *r, const char *error)
     struct outcome outcome = {.result = RESULT_REFUSED, .message = error};
 
     r->noreply = r->noreply || error == NULL;
+    r->charge = REFUSED_CHARGE;
     client_push(c, r);
     client_finish(r, &outcome);
 }

@@ -21,11 +21,12 @@ import threading
 import time
 import unittest
 
+from binarylib import GET, packet
 from mock_binary import Auto, BinaryMocks
 from mock_meta import MetaMocks
 from mock_quiet import QuietBinary, QuietMeta
-from moxilib import (TIMEOUT, Conn, OneMock, SCALE, await_true, bytewise, cuts, free_port, ms, proxy_stats, server_name,
-                     show, value)
+from moxilib import (TIMEOUT, Conn, OneMock, SCALE, await_true, bytewise, cuts, free_port, has_sanitizer, ms, proxy_stats,
+                     server_name, show, value)
 
 # What other files have for this one to run: unittest finds it by these names.
 __all__ = ["Auto", "BinaryMocks", "MetaMocks", "QuietBinary", "QuietMeta"]
@@ -1267,6 +1268,42 @@ class Held(MockTest):
             server.send(b"END\r\n")
             client.expect(b"END\r\n")
         self.assertLess(end(), 1000)
+
+
+class Refused(MockTest):
+    """Commands that are refused count as well in what a client may be owed, while an earlier one is not answered."""
+
+    def run_shape(self, first, command, refusal):
+        mock = self.mock()
+        moxi = self.moxi([mock], dict(LONG, client_buffer_max="1m"))
+        client = self.client(moxi)
+        client.send(first)
+        server = mock.accept_expect(b"get a\r\n") if refusal else None
+        before = moxi.memory()
+        unsent = command * (8000000 // len(command))
+        stats = "%d:default:pstd_stats:tot_upstream_paused" % moxi.port
+        watcher = self.client(moxi)
+        sent = client.send_some(unsent)
+        await_true(lambda: proxy_stats(watcher)[stats] != "0", "the client is not listened to any more")
+        for _ in range(20):
+            sent += client.send_some(unsent[sent:])
+            watcher.turn()
+        if not has_sanitizer():
+            self.assertLess(moxi.memory() - before, 16 << 20)
+        if server is not None:
+            server.send(b"END\r\n")
+            client.expect(b"END\r\n")
+            for _ in range(sent // len(command)):
+                client.expect(refusal)
+
+    def test_no_command(self):
+        self.run_shape(b"get a\r\n", b"x\r\n", b"ERROR\r\n")
+
+    def test_bad_data(self):
+        self.run_shape(b"get a\r\n", b"set a 0 0 0\r\nxx", b"CLIENT_ERROR bad data chunk\r\n")
+
+    def test_no_opcode(self):
+        self.run_shape(packet(GET, b"a"), packet(0x50), None)
 
 
 class Unreachable(MockTest):
