@@ -98,7 +98,7 @@ static enum parse_status parse_gat(const struct line *line, struct key_list *key
 
     if (line->num_tokens < 2)
         return text_refuse(cmd, BAD_COMMAND);
-    if (!token_i64(&line->tokens[1], &cmd->exptime))
+    if (!token_seconds(&line->tokens[1], &cmd->exptime))
         return text_refuse(cmd, BAD_EXPTIME);
     /* memcached finds nothing wrong with asking for no key. */
     if (line->num_tokens == 2)
@@ -122,7 +122,7 @@ static enum parse_status parse_store(const struct line *line, struct key_list *k
     /* From here on the length of the value is known, and it is skipped when the command is refused. */
     cmd->body_len = (size_t)len;
     cmd->body_tail = 2;
-    if (!set_key(&t[1], cmd) || !token_u32(&t[2], &cmd->flags) || !token_i64(&t[3], &cmd->exptime))
+    if (!set_key(&t[1], cmd) || !token_u32(&t[2], &cmd->flags) || !token_seconds(&t[3], &cmd->exptime))
         return text_refuse(cmd, BAD_FORMAT);
     if (cmd->op == OP_CAS && !token_u64(&t[5], &cmd->number))
         return text_refuse(cmd, BAD_FORMAT);
@@ -150,7 +150,7 @@ static enum parse_status parse_touch(const struct line *line, struct key_list *k
     cmd->noreply = last_is_noreply(line);
     if (!set_key(&line->tokens[1], cmd))
         return text_refuse(cmd, BAD_FORMAT);
-    if (!token_i64(&line->tokens[2], &cmd->exptime))
+    if (!token_seconds(&line->tokens[2], &cmd->exptime))
         return text_refuse(cmd, BAD_EXPTIME);
     return PARSE_OK;
 }
@@ -184,7 +184,7 @@ static enum parse_status parse_flush_all(const struct line *line, struct key_lis
     cmd->noreply = last_is_noreply(line);
     if (line->num_tokens == (cmd->noreply ? 2 : 1))
         return PARSE_OK;
-    if (!token_i64(&line->tokens[1], &cmd->exptime))
+    if (!token_seconds(&line->tokens[1], &cmd->exptime))
         return text_refuse(cmd, BAD_EXPTIME);
     cmd->has_exptime = true;
     return PARSE_OK;
@@ -676,8 +676,11 @@ static enum parse_status parse_other(enum opcode op, const uint8_t *p, size_t le
     uint64_t number;
 
     if (text_is_error(p, len)) {
-        /* A server that does not know a storage command takes the value for commands, and answers those too. */
-        reply->suspicious = (op_flags(op) & OPF_BODY) && p[0] == 'E';
+        /*
+         * A server that does not know a storage command, or not its numbers, may take the value for commands, and
+         * answer those too.
+         */
+        reply->suspicious = (op_flags(op) & OPF_BODY) && (p[0] == 'E' || begins_with(p, len, BAD_FORMAT));
         return text_reply_done(reply, RESULT_ERROR, p, len);
     }
     if (op == OP_STATS &&

@@ -86,9 +86,8 @@ static const struct flag {
 static const char *set_seconds(char letter, const struct token *token, struct command *cmd)
 {
     int64_t seconds = 0;
-    const char *error = token_i64(token, &seconds) ? NULL : BAD_TOKEN;
+    const char *error = token_seconds(token, &seconds) ? NULL : BAD_TOKEN;
 
-    /* As in memcached, 32 bits of them count. */
     if (letter == 'T')
         cmd->exptime = seconds;
     else if (letter == 'R')

@@ -117,6 +117,14 @@ bool token_i64(const struct token *t, int64_t *out)
     return util_parse_i64((const char *)digits.p + plus, digits.len - plus, out);
 }
 
+bool token_seconds(const struct token *t, int64_t *out)
+{
+    if (!token_i64(t, out))
+        return false;
+    *out = (int32_t)*out;
+    return true;
+}
+
 bool text_is_error(const uint8_t *p, size_t len)
 {
     static const char *const words[] = {"SERVER_ERROR", "CLIENT_ERROR", "ERROR"};

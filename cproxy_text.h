@@ -74,6 +74,12 @@ bool token_u64(const struct token *t, uint64_t *out);
 bool token_u32(const struct token *t, uint32_t *out);
 bool token_i64(const struct token *t, int64_t *out);
 
+/*
+ * An expiry, or a number of seconds. As in memcached, a number of 64 bits is taken, of which 32 count; a server that is
+ * stricter about what it is sent is sent these.
+ */
+bool token_seconds(const struct token *t, int64_t *out);
+
 /* --- requests and replies --- */
 
 static inline enum parse_status text_refuse(struct command *cmd, const char *error)

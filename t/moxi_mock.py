@@ -1030,6 +1030,26 @@ class Malformed(MockTest):
         client.expect_nothing()
         self.works_again(mock, client)
 
+    def test_error_to_the_numbers_of_a_set(self):
+        """Likewise; but 32 bits of an expiry count, and a server is sent no more, so that it finds none wrong."""
+        mock, _, client = self.one()
+        line = b"set k 0 %d 18\r\nset vip 0 0 4\r\nevi\r\n"
+        client.send(line % ((1 << 31) + 5))
+        server = mock.accept_expect(line % (5 - (1 << 31)))
+        client.send(b"add vip 0 0 1\r\nz\r\n")
+        server.expect(b"add vip 0 0 1\r\nz\r\n")
+        server.send(b"CLIENT_ERROR bad command line format\r\nSTORED\r\nNOT_STORED\r\n")
+        client.expect(b"CLIENT_ERROR bad command line format\r\n").expect(closed(mock))
+        server.expect_closed()
+        server = self.works_again(mock, client)
+        for request, seen in ((b"touch k -3000000000\r\n", b"touch k 1294967296\r\n"),
+                              (b"gat 4294967297 k\r\n", b"gat 1 k\r\n"),
+                              (b"flush_all 4294967295\r\n", b"flush_all -1\r\n")):
+            client.send(request)
+            server.expect(seen).send(b"END\r\n" if request[:1] == b"g" else b"OK\r\n" if request[:1] == b"f"
+                                          else b"NOT_FOUND\r\n")
+            client.line()
+
     def test_errors_that_are_replies(self):
         """A server may refuse a request properly; that is relayed, and the connection goes on."""
         _, _, client, server = self.established()
