@@ -612,7 +612,7 @@ static bool is_key(const struct rkey *key, const uint8_t *p, size_t len)
 }
 
 /* Which of the flags that moxi needs a reply has. */
-enum { HAS_FLAGS = 1, HAS_UNIQUE = 2, HAS_KEY = 4 };
+enum { HAS_FLAGS = 1, HAS_UNIQUE = 2, HAS_KEY = 4, HAS_SIZE = 8 };
 
 /* What a retrieval of several keys is answered with: only what it needs. */
 static bool is_batch(const struct request *r)
@@ -652,6 +652,7 @@ static bool take_reply_flag(const struct request *r, const uint8_t *p, size_t le
         *has |= HAS_UNIQUE;
         return token_u64(&token, &facts->unique);
     case 's':
+        *has |= HAS_SIZE;
         return token_u32(&token, &facts->size);
     case 'l':
         return token_u32(&token, &facts->idle);
@@ -823,6 +824,7 @@ static enum parse_status parse_code(const struct request *r, const uint8_t *p, c
     if (result == RESULT_NONE)
         return text_bad_reply(reply, "a reply that does not belong to the request");
     text_reply_done(reply, result, p, reply->consumed);
+    reply->hit.facts.no_size = r->op == OP_META_SET && !(has & HAS_SIZE);
     reply->outcome.facts = &reply->hit.facts;
     return PARSE_OK;
 }
@@ -918,7 +920,7 @@ static uint8_t *put_reply_flags(uint8_t *to, const struct request *r, const stru
             to = put_key_flag(to, r, facts);
         } else if (p[0] == 'c' && (is_get || is_set || is_sum)) {
             to = put_flag_u64(to, 'c', f->unique);
-        } else if (p[0] == 's' && (is_get || is_set)) {
+        } else if (p[0] == 's' && (is_get || is_set) && !f->no_size) {
             to = put_flag_u64(to, 's', facts != NULL ? f->size : request_value_len(r));
         } else if (p[0] == 't' && (is_get || is_sum)) {
             to = put_flag_i64(to, 't', touched ? f->ttl : f->old_ttl);

@@ -197,6 +197,7 @@ struct facts {
     bool is_sent;    /* Z: somebody was told to renew it */
     bool won;        /* W: this client is */
     bool is_binary;  /* its key was given in base64 when it was stored */
+    bool no_size;    /* of a store: the server has not told how large the item is, as older ones do not */
 };
 
 /* One value of a reply. All pointers are good during the call only. */

@@ -300,6 +300,8 @@ class KeysWithLineEnds(MoxiTest):
             self.ask_both(b"mg %s b k v\r\nmn\r\n" % encoded, rb"VA 300000%s\r\nv{300000}\r\n" % told)
             self.ours.ask(b"md %s b k O1\r\n" % encoded, b"HD k%s b O1\r\n" % encoded)
             self.ours.ask(b"ma %s b N0 k v\r\n" % encoded, b"VA 1 k%s b\r\n0\r\n" % encoded)
+            self.ours.ask(b"ms %s 5 b k s\r\nhello\r\n" % encoded, b"HD k%s b\r\n" % encoded)  # 1.6.18 does not tell s
+            self.ours.ask(b"ms %s 1 b q\r\n1\r\nmn\r\n" % encoded, b"MN\r\n")
             self.ask_both(b"ma %s b k\r\nmg %s b k\r\nmn\r\n" % (encoded, encoded), rb"HD%s\r\nHD%s\r\n" % (told, told))
         self.assertEqual(self.bad_replies(), "0")
 
