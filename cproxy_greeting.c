@@ -292,6 +292,9 @@ bool greeting_must_wait(struct dconn *dc)
         return true;
     }
     if (dc->knows == KNOWS_UNKNOWN) {
+        /* A server that hangs up on who asks that takes nothing with it then: replies_read marks the connection. */
+        if (dc->sent.head != NULL)
+            return true;
         if (!probe(dc)) {
             fail_first(dc);
             return true;

@@ -400,6 +400,9 @@ void replies_read(struct dconn *dc)
     if (open && got > filled)
         take_replies(dc, loop->read_chunk, buf, kept + got - filled, kept);
     loop_read_done(loop, kept + got - filled);
+    /* Something may wait for all that was asked before it to be answered. */
+    if (open && dc->sent.head == NULL && dc->unsent.head != NULL)
+        loop_mark(loop, TURN_DOWNSTREAM, &dc->conn);
     if (open)
         loop_count_replies(loop, owed, owed - num_commands(dc), loop->now_us - since_us);
 }

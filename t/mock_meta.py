@@ -185,13 +185,31 @@ class MetaMocks(OneMock):
         server.send(b"END\r\n")
         client.expect(b"END\r\n")
         client.send(b"get a\r\nmg b v\r\nget c\r\nset d 0 0 1\r\nx\r\n")
-        server.expect(b"get a\r\n" + META_PROBE).expect_nothing()
-        server.send(b"END\r\n" + META_YES).expect(b"mg b v\r\nget c\r\nset d 0 0 1\r\nx\r\n")
+        server.expect(b"get a\r\n").expect_nothing()  # it might hang up on who asks, and take the get with it
+        server.send(b"END\r\n").expect(META_PROBE).expect_nothing()
+        server.send(META_YES).expect(b"mg b v\r\nget c\r\nset d 0 0 1\r\nx\r\n")
         server.send(b"EN\r\nEND\r\nSTORED\r\n")
         client.expect(b"END\r\nEN\r\nEND\r\nSTORED\r\n")
         client.send(b"mg b v\r\n")
         server.expect(b"mg b v\r\n").send(b"EN\r\n")
         client.expect(b"EN\r\n")
+
+    def test_who_hangs_up_takes_nothing_with_it(self):
+        """nutcracker does, on commands that it does not know: nothing of others is on the connection then."""
+        mock, moxi, a = self.one()
+        b = self.client(moxi)
+        a.send(b"set k 0 0 1\r\nx\r\n")
+        server = mock.accept_expect(b"set k 0 0 1\r\nx\r\n")
+        b.send(b"mg b v\r\n")
+        server.expect_nothing()
+        a.send(b"incr n 1\r\n")
+        server.expect_nothing().send(b"STORED\r\n")
+        a.expect(b"STORED\r\n")
+        server.expect(META_PROBE).close()
+        mock.accept_expect(META_PROBE).close()
+        mock.accept_expect(b"get b\r\nincr n 1\r\n").send(b"END\r\n1\r\n")
+        b.expect(b"EN\r\n")
+        a.expect(b"1\r\n")
 
     def test_version(self):
         """It is told in stats proxy; whatever is told in its place makes no difference."""

@@ -396,8 +396,9 @@ class Servers(AuthTest):
         server = mock.accept_expect(b"set auth 0 -1 10\r\njoe secret\r\n")
         server.expect_nothing(0.05)
         server.send(b"STOR").expect_nothing(0.05)
-        server.send(b"ED\r\n").expect(b"get k\r\nset k 0 0 1\r\nx\r\n" + META_PROBE)
-        server.send(b"END\r\nSTORED\r\n" + META_YES).expect(b"mg k v\r\n").send(b"EN\r\n")
+        server.send(b"ED\r\n").expect(b"get k\r\nset k 0 0 1\r\nx\r\n")
+        server.send(b"END\r\nSTORED\r\n").expect(META_PROBE)
+        server.send(META_YES).expect(b"mg k v\r\n").send(b"EN\r\n")
         client.expect(b"END\r\nSTORED\r\nEN\r\n")
 
     def test_nothing_goes_before_in_binary(self):
