@@ -641,9 +641,31 @@ void cproxy_take_slot(struct request *r)
         wait_for_slot(r);
 }
 
+/*
+ * The index from which on its keys are to be asked for again. That is again_from, and all before it has been handed on
+ * or is missing; but a server that tells values in another order may have told some before it that were dropped, and
+ * some behind it that were not.
+ */
+static uint32_t sort_again(struct request *r)
+{
+    uint32_t from = 0;
+
+    while (from < r->again_from && (!r->keys[from].is_told || r->keys[from].is_hit))
+        from++;
+    for (uint32_t i = from; i < r->num_keys; i++) {
+        struct rkey key = r->keys[i];
+
+        if (LIKELY(!key.is_hit))
+            continue;
+        memmove(&r->keys[from + 1], &r->keys[from], (i - from) * sizeof(key));
+        r->keys[from++] = key;
+    }
+    return from;
+}
+
 void cproxy_ask_again(struct request *r)
 {
-    uint32_t from = r->again_from;
+    uint32_t from = sort_again(r);
 
     client_set_put_off(r, false);
     r->parked = false;

@@ -521,6 +521,7 @@ static bool compose_next(struct dconn *dc, struct join *join)
     }
     r->goes_on = false;
     r->sent_at = dc->composed;
+    request_untell(r);
     if (join_line(join, codec, r, &dc->conn.out)) {
         dc->num_joined++;
         counter_add(&dc->d->counters->tot_get_joined, 1);

@@ -36,7 +36,8 @@ struct dconn {
     uint64_t composed; /* bytes composed since it was connected */
     bool is_last;      /* what was composed last ends the connection: see codec_ascii_tells_keys */
 
-    /* the reply that is being read: to sent.head */
+    /* the reply that is being read: to sent.head, or to others whose keys are in its line */
+    struct request *at; /* the one whose value came last; NULL: none, or it has left */
     struct chunk *rest; /* an unfinished line, all `used` bytes of it */
     struct chunk *fill; /* where a value is being read to; NULL: nowhere yet */
     size_t body_left;   /* bytes of value and tail that have not arrived */

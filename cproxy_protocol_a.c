@@ -47,6 +47,7 @@ static bool key_list_add(struct key_list *keys, const uint8_t *p, size_t len)
     keys->v[keys->n].p = p;
     keys->v[keys->n].len = (uint16_t)len;
     keys->v[keys->n].is_hit = false;
+    keys->v[keys->n].is_told = false;
     keys->v[keys->n].next = keys->n + 1;
     keys->n++;
     return true;

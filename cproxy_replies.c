@@ -45,23 +45,48 @@ static bool malformed(struct dconn *dc, const char *why)
     return false;
 }
 
-/* Finds which of the request's keys a value is of: one not yet answered for, for servers answer in order. */
-static bool match_key(struct request *r, struct reply *reply)
+/* Whether a value is of one of r's keys that has not been told, from index i on; then it is now. */
+static bool take_key(struct request *r, uint32_t i, struct reply *reply)
 {
-    if (reply->key == NULL) {
-        reply->hit.key = r->first;
+    for (; i != RKEY_END; i = r->keys[i].next) {
+        struct rkey *key = &r->keys[i];
+
+        if (key->len != reply->key_len || key->is_told || memcmp(key->p, reply->key, key->len) != 0)
+            continue;
+        key->is_told = true;
+        r->num_told++;
+        r->cursor = key->next;
+        reply->hit.key = i;
         return true;
     }
-    for (uint32_t i = r->cursor; i != RKEY_END; i = r->keys[i].next) {
-        const struct rkey *key = &r->keys[i];
-
-        if (key->len == reply->key_len && memcmp(key->p, reply->key, key->len) == 0) {
-            reply->hit.key = i;
-            r->cursor = key->next;
-            return true;
-        }
-    }
     return false;
+}
+
+/*
+ * Whose value it is, of those whose keys are in the head's line, and which of its keys'. A memcached answers in the
+ * order in which it was asked, so that the first look finds it. A proxy may have its servers' replies one after the
+ * other.
+ */
+static struct request *match_key(struct dconn *dc, struct reply *reply)
+{
+    struct request *r = dc->at != NULL ? dc->at : dc->sent.head;
+
+    if (reply->key == NULL) {
+        reply->hit.key = r->first;
+        return r;
+    }
+    for (;; r = r->next_down) {
+        if (LIKELY(take_key(r, r->cursor, reply)))
+            return r;
+        if (!r->goes_on)
+            break;
+    }
+    for (r = dc->sent.head;; r = r->next_down) {
+        if (take_key(r, r->first, reply))
+            return r;
+        if (!r->goes_on)
+            return NULL;
+    }
 }
 
 /* The reply to the head of `sent` is complete. suspicious: the connection is not to be used again. */
@@ -71,9 +96,11 @@ static bool finish_reply(struct dconn *dc, const struct outcome *outcome, bool s
     struct loop *loop = dc->d->loop;
     bool is_swallowed = r->answered;
 
+    if (dc->at == r)
+        dc->at = NULL;
     dc->num_joined -= r->goes_on;
     assert(dc->num_joined == 0 || dc->num_joined < dc->sent.n);
-    if ((r->op == OP_GET || r->op == OP_GETS) && r->cursor == r->first)
+    if ((r->op == OP_GET || r->op == OP_GETS) && r->num_told == 0)
         dc->usual_value -= dc->usual_value / 8; /* nothing was found */
     request_left_conn(&loop->requests, &loop->bufs, r, outcome);
     if (UNLIKELY(is_swallowed))
@@ -108,7 +135,7 @@ static void add_tail(struct request *r, size_t n)
 /* The value that was being read is complete. */
 static bool finish_body(struct dconn *dc)
 {
-    struct request *r = dc->sent.head;
+    struct request *r = dc->at;
 
     if (dc->fill != NULL)
         chunk_unref(dc->fill);
@@ -125,7 +152,7 @@ static bool finish_body(struct dconn *dc)
 /* Hands on n bytes of the value being read, at p in chunk. */
 static bool take_body(struct dconn *dc, struct chunk *chunk, uint8_t *p, size_t n)
 {
-    struct request *r = dc->sent.head;
+    struct request *r = dc->at;
     size_t over;
 
     /* The tail is checked when all of it has come, which may be in two reads. */
@@ -143,7 +170,7 @@ static bool take_body(struct dconn *dc, struct chunk *chunk, uint8_t *p, size_t 
 /* Bytes of a value that were read into the loop's buffer: large parts stay there, small ones move to the fill chunk. */
 static bool take_body_read(struct dconn *dc, struct chunk *chunk, uint8_t *p, size_t n)
 {
-    struct request *r = dc->sent.head;
+    struct request *r = dc->at;
     struct chunk *fill = dc->fill;
     uint8_t *to;
 
@@ -205,21 +232,22 @@ static void begin_hit(struct dconn *dc, struct request *r, struct hit *hit)
 }
 
 /*
- * A value. If it is not the head's, whose line goes on with keys of others, it is one of theirs, and the head's key is
- * missing: the value is read again, as the reply to the next.
+ * A value. Its request has it at once. That is over with its last key, if it is the head of its line. Who is passed
+ * over may be told later: that a key is missing is known at the end of the line only.
  */
 static bool handle_hit(struct dconn *dc, struct reply *reply, struct chunk *chunk, uint8_t *p, size_t n, size_t *took)
 {
-    struct request *r = dc->sent.head;
-    const struct codec *codec = dconn_codec(dc, r);
+    struct request *r = match_key(dc, reply);
     struct hit *hit = &reply->hit;
     size_t body = hit->value_len + hit->tail_len;
+    const struct codec *codec;
 
-    if (!match_key(r, reply)) {
-        *took = 0;
-        return r->goes_on ? finish_value(dc) : malformed(dc, "a value of a key that was not asked for");
-    }
-    reply->is_last |= r->goes_on && r->cursor == RKEY_END;
+    if (r == NULL)
+        return malformed(dc, "a value of a key that was not asked for");
+    dc->at = r;
+    r->got_reply = true;
+    codec = dconn_codec(dc, r);
+    reply->is_last |= r->goes_on && r->num_told == r->num_keys && r == dc->sent.head;
     dc->usual_value = dc->usual_value / 8 * 7 + hit->value_len / 8;
     if (n - reply->consumed >= body) {
         *took = reply->consumed + body;
@@ -246,8 +274,12 @@ static bool handle_done(struct dconn *dc, struct reply *reply, size_t *took)
 {
     const struct request *r = dc->sent.head;
 
-    if (r->goes_on)
+    if (r->goes_on) {
         *took = 0;
+        /* An error behind its values is that of another. */
+        if (r->num_told == r->num_keys)
+            return finish_value(dc);
+    }
     /* Errors are the same in both. */
     if (reply->outcome.result != RESULT_ERROR && !is_passed_on(dconn_codec(dc, r), r))
         reply->outcome.text = NULL;
@@ -312,7 +344,7 @@ static uint8_t *fill_room(struct dconn *dc, size_t *n)
 {
     struct chunk *fill = dc->fill;
 
-    if (dc->body_left == 0 || dc->sent.head->answered)
+    if (dc->body_left == 0 || dc->at->answered)
         return NULL;
     if (fill != NULL && chunk_room(fill) == 0) {
         chunk_unref(fill);
@@ -350,6 +382,7 @@ void replies_forget(struct dconn *dc)
         chunk_unref(dc->fill);
     dc->rest = NULL;
     dc->fill = NULL;
+    dc->at = NULL;
     dc->body_left = 0;
 }
 

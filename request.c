@@ -151,6 +151,7 @@ void request_set_key(struct request *r, const uint8_t *key, size_t len)
     r->key.p = r->inl;
     r->key.len = (uint16_t)len;
     r->key.is_hit = false;
+    r->key.is_told = false;
     r->key.next = RKEY_END;
     r->keys = &r->key;
     r->num_keys = 1;

@@ -144,6 +144,7 @@ struct rkey {
     const uint8_t *p;
     uint16_t len;
     bool is_hit;   /* its client has got its value */
+    bool is_told;  /* sent: the server has told its value */
     uint32_t next; /* index of the next key of this request in its keys, or RKEY_END */
 };
 
@@ -313,7 +314,8 @@ struct request {
     struct rkey *keys;
     uint32_t num_keys;
     uint32_t first;         /* index of the first key */
-    uint32_t cursor;        /* index of the first key not yet answered for */
+    uint32_t cursor;        /* index of the key behind the one whose value came last */
+    uint32_t num_told;      /* sent: keys whose values have come */
     uint32_t again_from;    /* put_off: index of the first key to be asked for again */
     uint32_t num_done_keys; /* keys before the present ones: it has asked again for the rest */
     struct rkey key;
@@ -425,6 +427,15 @@ void request_let_go(struct request_pool *pool, struct bufpool *bufs, struct requ
  */
 void request_left_conn(struct request_pool *pool, struct bufpool *bufs, struct request *r,
                        const struct outcome *outcome);
+
+/* None of its keys has been told: it is about to be sent, maybe again. */
+static inline void request_untell(struct request *r)
+{
+    r->num_told = 0;
+    if (r->num_keys > 0)
+        for (uint32_t i = r->first; i != RKEY_END; i = r->keys[i].next)
+            r->keys[i].is_told = false;
+}
 
 /* A queue of requests by next_down. */
 struct request_queue {

@@ -12,6 +12,7 @@ in mock_quiet; all are run from here.
 Run as /usr/bin/python3 t/moxi_mock.py [Class[.test]].
 """
 
+import itertools
 import os
 import random
 import re
@@ -379,27 +380,108 @@ class Joined(MockTest):
         client.expect(b"".join((value(k, k[-4:]) if int(k) % 3 else b"") + self.END for k in keys))
 
     def test_error(self):
-        """What came before it counts; all others are told, each for itself."""
+        """Values that came before it count; all others are told, each for itself."""
         error = b"SERVER_ERROR out of memory writing get response\r\n"
         _, _, client, server = self.started()
         client.send(b"get a\r\nget b\r\nget c\r\nget d\r\n")
         server.expect(b"get a b c d\r\n").send(value(b"b", b"B") + error)
-        client.expect(self.END + value(b"b", b"B") + self.END + error * 2)
+        client.expect(error + value(b"b", b"B") + self.END + error * 2)
         client.send(b"get e\r\n")
         server.expect(b"get e\r\n").send(self.END)
         client.expect(self.END)
 
     def test_a_key_that_was_not_asked_for(self):
+        """The connection is closed; who has been told nothing, and was not the next to be, is asked for again."""
         mock, _, client, server = self.started()
-        for strange in (value(b"x", b"X"), value(b"b", b"B") + value(b"a", b"A"), value(b"a", b"A") * 2):
+        a, b = value(b"a", b"A"), value(b"b", b"B")
+        for strange, told, again in ((value(b"x", b"X"), self.END, b"get b\r\n"), (a * 2, a + self.END * 2, b""),
+                                     (b * 2, self.END + b + self.END, b"")):
             client.send(b"get a\r\nget b\r\n")
             server.expect(b"get a b\r\n").send(strange + self.END).expect_closed()
-            first, second = client.read_until(self.END), client.read_until(self.END)
-            self.assertIn(first, (self.END, value(b"a", b"A") + self.END))
-            self.assertIn(second, (self.END, value(b"b", b"B") + self.END))
-            client.send(b"get again\r\n")
-            server = mock.accept_expect(b"get again\r\n").send(self.END)
-            client.expect(self.END)
+            client.expect(told)
+            server = mock.accept_expect(again).send(self.END) if again else None
+            client.send(b"get c\r\n")
+            server = (server or mock.accept()).expect(b"get c\r\n").send(self.END)
+            client.expect(self.END * (2 if again else 1))
+
+    def test_any_order(self):
+        """Other proxies hand on their servers' replies one after the other. What is missing is known at the end."""
+        _, _, client, server = self.started()
+        gets = [[b"a"], [b"bb", b"ccc"], [b"d"]]
+        keys = sum(gets, [])
+        for n in range(len(keys) + 1):
+            for order in itertools.permutations(keys, n):
+                values = {k: value(k, k * 3, 7) for k in order}
+                reply = b"".join(values[k] for k in order) + self.END
+                for cut in (0, len(reply) // 2, len(reply) - len(self.END)):
+                    client.send(b"".join(b"get " + b" ".join(get) + b"\r\n" for get in gets))
+                    server.expect(b"get a bb ccc d\r\n").send_pieces([reply[:cut], reply[cut:]])
+                    client.expect(b"".join(b"".join(values[k] for k in order if k in get) + self.END for get in gets))
+
+    def test_any_order_of_several_servers(self):
+        mocks = [self.mock(), self.mock()]
+        client = self.client(self.moxi(mocks, {"client_buffer_max": "64m"}))  # all are asked for at once
+        keys = [b"key%d" % i for i in range(20)]
+        client.send(b"get " + b" ".join(keys) + b"\r\n")
+        for server in [mock.accept() for mock in mocks]:
+            asked = server.line().split()[1:]
+            server.send(b"".join(value(k, k) for k in reversed(asked)) + self.END)
+        client.expect(b"".join(value(k, k) for k in keys) + self.END)
+
+    @staticmethod
+    def stat(moxi, client, name):
+        return int(proxy_stats(client, b"stats")["%d:default:pstd_stats:%s" % (moxi.port, name)])
+
+    def test_any_order_of_values_that_are_put_off(self):
+        """What a client does not take is asked for again, and nothing else."""
+        mock = self.mock()
+        moxi = self.moxi([mock], {"client_buffer_max": "256k"})
+        teacher = self.client(moxi)
+        server = None
+        for _ in range(200):  # values are small, or so it seems
+            teacher.send(b"get k\r\n")
+            server = (server or mock.accept()).expect(b"get k\r\n").send(self.END)
+            teacher.expect(self.END)
+        client = self.client(moxi, rcvbuf=4096)
+        keys = [b"key%d" % i for i in range(20)]
+        data = {k: k * 200000 for k in keys if not k.endswith(b"5")}
+        client.send(b"get " + b" ".join(keys) + b"\r\n")
+        lines = []
+
+        def serve():
+            while not lines or lines[-1] != [b"over"]:
+                asked = server.line().split()[1:]
+                order = asked[1::2] + asked[0::2][::-1]
+                lines.append(asked)
+                server.send(b"".join(value(k, data[k]) for k in order if k in data) + self.END)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        await_true(lambda: self.stat(moxi, teacher, "tot_put_off") > 0, "values are put off")
+        reply = client.read_until(self.END)
+        teacher.ask(b"get over\r\n", self.END)
+        thread.join()
+        self.assertEqual(lines[0], keys)
+        self.assertGreater(len(lines), 2)
+        for k in keys:
+            self.assertEqual(reply.count(b"VALUE %s 0" % k), k in data, k)
+        for k in data:
+            self.assertIn(value(k, data[k]), reply)
+        self.assertEqual(len(reply), sum(len(value(k, d)) for k, d in data.items()) + len(self.END))
+
+    def test_any_order_of_large_values(self):
+        """The second comes first, is held until it is its turn, and is lost in its middle."""
+        mock, _, client, server = self.started()
+        data = bytes(range(250)) * 1000
+        a, b = value(b"a", data), value(b"b", data[::-1])
+        client.send(b"get a\r\nget b\r\n")
+        server.expect(b"get a b\r\n").send(b + a + self.END)
+        client.expect(a + self.END + b + self.END)
+        mock, _, client, server = self.started()
+        client.send(b"get a\r\nget b\r\n")
+        server.expect(b"get a b\r\n").send(b[:100000]).close()
+        client.expect(self.END * 2)
+        self.works_again(mock, client)
 
     def test_several_clients_and_a_lost_connection(self):
         mock, moxi, a, server = self.started()
