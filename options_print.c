@@ -320,9 +320,10 @@ static void print_man(FILE *out)
                   "a setting is wrong; another number for every other failure. The reason is one line on stderr.");
     put_counters(out);
     put_items(out, "ERRORS", man_errors, ARRAY_LEN(man_errors));
-    put_paragraph(out,
-                  "These stand in place of a reply. A get or gets has none of them: the keys of a server that cannot "
-                  "be reached are misses.");
+    put_paragraph(
+        out, "These stand in place of a reply. A retrieval has none of the first three: the keys of a server that "
+             "cannot be reached, or does not answer, are misses. In the binary protocol the status is 0x86, and the "
+             "text has no SERVER_ERROR in front, nor HOST behind it.");
     put_items(out, "EXAMPLES", man_examples, ARRAY_LEN(man_examples));
     fputs(".SH SEE ALSO\n.BR memcached (1),\n.BR memcstat (1),\n.BR libmemcached (3)\n", out);
 }
